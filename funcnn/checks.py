@@ -1,0 +1,57 @@
+"""One format for every error: where, what was expected, what came, and a fix. All of them run before compilation."""
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+
+
+def fail(where: str, expected: str, got: str, fix: str, error: type[Exception] = ValueError) -> NoReturn:
+    """Raise ``error`` with the message ``where: expected ..., got ...; fix``.
+
+    >>> fail("dense", "at least 2 axes, (batch, features)", "shape (3,)", "add a batch axis: x[None]")
+    Traceback (most recent call last):
+    ...
+    ValueError: dense: expected at least 2 axes, (batch, features), got shape (3,); add a batch axis: x[None]
+    """
+    raise error(f"{where}: expected {expected}, got {got}; {fix}")
+
+
+def is_concrete(value: Any) -> bool:
+    """Whether the value of a hyperparameter is known now; a tracer's is not, and its range is not checked."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def expect_count(where: str, name: str, value: Any, minimum: int = 1) -> int:
+    """``value`` as an ``int``, if it is a whole number of at least ``minimum`` that is known before compilation."""
+    fix = f"{name} decides the shapes of arrays"
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not is_concrete(value):
+        fail(where, f"{name} as a whole number", f"{type(value).__name__} {value}", fix, TypeError)
+    if int(value) < minimum:
+        fail(where, f"{name} of at least {minimum}", str(value), fix)
+    return int(value)
+
+
+def expect_between(where: str, name: str, value: Any, low: float, high: float) -> None:
+    """Raise unless ``low <= value <= high``; a tracer passes."""
+    if is_concrete(value) and not low <= value <= high:
+        fail(where, f"{name} from {low} to {high}", str(value), f"choose {name} in this range")
+
+
+def expect_option(where: str, name: str, value: Any, options: Sequence[Any]) -> None:
+    """Raise unless ``value`` is one of ``options``."""
+    if value not in options:
+        fail(where, f"{name} to be one of {list(options)}", repr(value), "check the spelling")
+
+
+def expect_rank(where: str, x: Any, minimum: int, axes: str, fix: str = "reshape the input") -> None:
+    """Raise unless ``x`` has at least ``minimum`` axes; ``axes`` says what they mean."""
+    if len(x.shape) < minimum:
+        fail(where, f"at least {minimum} axes, {axes}", f"shape {tuple(x.shape)}", fix)
+
+
+def expect_floating(where: str, x: Any, fix: str = "convert it: x.astype(jnp.float32), and images also / 255") -> None:
+    """Raise a ``TypeError`` unless ``x`` has a floating dtype."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        fail(where, "a floating input", f"{x.dtype}{tuple(x.shape)}", fix, TypeError)

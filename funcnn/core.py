@@ -1,0 +1,272 @@
+"""The one contract of the library: a layer is a pair of pure functions.
+
+``init(key, x) -> (params, state)`` reads only the shapes and dtypes of ``x``; ``apply(params, state, x, *, key=None,
+training=False) -> (y, state)`` computes. Both return new values and change none. Everything else in this module serves
+that pair: how children are named, how each gets a key of its own, how side inputs travel past layers that act on arrays,
+and how an error says where in the network it happened.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Tree = Any
+"""A pytree of arrays: nested dicts, tuples, lists, named tuples."""
+
+
+class Layer(NamedTuple):
+    """A pure ``init``/``apply`` pair, with what is needed to name and draw it.
+
+    ``init(key, x) -> (params, state)``: ``x`` is an array, a ``jax.ShapeDtypeStruct`` or a pytree of them.
+    ``apply(params, state, x, *, key=None, training=False) -> (y, state)``: ``training`` is a static Python bool.
+    ``params`` (trained) and ``state`` (running averages, caches) are nested dicts of arrays, ``{}`` where there are none.
+
+    ``kind`` names the family (``"dense"``), ``name`` is what ``named`` gave, and ``children`` holds ``(name, layer)`` pairs
+    from which ``repr`` draws the tree. A layer is a tuple of functions, not of arrays: close over it, do not pass it to ``jit``.
+    """
+
+    init: Callable[..., tuple[Tree, Tree]]
+    apply: Callable[..., tuple[Any, Tree]]
+    kind: str
+    name: str | None = None
+    children: tuple[tuple[str, "Layer"], ...] = ()
+
+    def __repr__(self) -> str:
+        return "\n".join(_drawn(self.name or self.kind, self))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"{self.kind}: a layer is a value and is not called, got {self.kind}(...); "
+            f"write it without parentheses where a layer is meant, or layer.apply(params, state, x) to compute"
+        )
+
+
+def _drawn(label: str, layer: Layer) -> list[str]:
+    lines = [label if label.startswith(layer.kind) else f"{label}: {layer.kind}"]
+    for i, (name, child) in enumerate(layer.children):
+        last = i == len(layer.children) - 1
+        head, *rest = _drawn(name, child)
+        lines.append(("└── " if last else "├── ") + head)
+        lines.extend(("    " if last else "│   ") + line for line in rest)
+    return lines
+
+
+# ---- specs: what init reads of its input -------------------------------------------------------------------------------
+
+
+def spec(x: Tree) -> Tree:
+    """The shapes and dtypes of a pytree as ``jax.ShapeDtypeStruct``, with the dtypes that JAX would compute in."""
+
+    def leaf(a: Any) -> jax.ShapeDtypeStruct:
+        shape, dtype = (a.shape, a.dtype) if hasattr(a, "dtype") else (jnp.shape(a), jnp.asarray(a).dtype)
+        if not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+            dtype = jax.dtypes.canonicalize_dtype(dtype)
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    return jax.tree.map(leaf, x)
+
+
+def param_dtype(x: Any) -> Any:
+    """The dtype of the weights for an input: float64 where the input is float64 (x64), float32 otherwise."""
+    return jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+
+
+def shown(x: Tree) -> str:
+    """The shapes of a pytree as they appear in an error: ``(32, 7)`` or ``{'mask': (32,), 'x': (32, 7)}``."""
+    return str(jax.tree.map(jnp.shape, x)) if not hasattr(x, "shape") else str(tuple(x.shape))
+
+
+# ---- keys ------------------------------------------------------------------------------------------------------------
+
+
+def expect_key(where: str, key: Any) -> None:
+    """Raise a ``TypeError`` unless ``key`` is one typed JAX key, and say how to make one."""
+    fix = "pass jax.random.key(0)"
+    if isinstance(key, (jax.Array, jax.core.Tracer)) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.shape == ():
+            return
+        got, fix = f"an array of {key.shape} keys", "use one of them, or jax.vmap over them"
+    elif hasattr(key, "dtype"):
+        got = f"a raw array {key.dtype}{tuple(key.shape)}"
+        fix += ", or jax.random.wrap_key_data(key) for an old-style key"
+    else:
+        got = f"{type(key).__name__} {key!r}"
+    raise TypeError(f"{where}: expected a JAX key, got {got}; {fix}")
+
+
+def child_key(key: Any, name: str) -> Any:
+    """The key of a child: the parent's folded with the checksum of the child's name, so that no sibling can change it."""
+    return None if key is None else jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+
+def expect_layer(where: str, layer: Any) -> None:
+    """Raise a ``TypeError`` unless ``layer`` is a ``Layer``, and say what was probably meant."""
+    if isinstance(layer, Layer):
+        return
+    if callable(layer):
+        name = getattr(layer, "__name__", type(layer).__name__)
+        if str(getattr(layer, "__module__", "")).startswith("funcnn."):
+            raise TypeError(f"{where}: expected a layer, got the factory {name}; call it: layers.{name}(...)")
+        raise TypeError(f"{where}: expected a layer, got the function {name}; wrap it: layers.function({name})")
+    advice = "unpack it: *layers" if isinstance(layer, (list, tuple)) else "pass layers such as layers.dense(10)"
+    raise TypeError(f"{where}: expected a layer, got {type(layer).__name__} {str(layer)[:60]}; {advice}")
+
+
+def expect_name(where: str, name: Any) -> None:
+    """Raise unless ``name`` can stand in a path such as ``encoder/dense_0/kernel``."""
+    if not isinstance(name, str):
+        raise TypeError(f"{where}: expected a name, got {type(name).__name__}; pass a string")
+    if not name or "/" in name:
+        raise ValueError(f"{where}: expected a name that is not empty and has no '/', got {name!r}; '/' separates paths")
+
+
+def named_children(where: str, layers: Sequence[Any]) -> tuple[tuple[str, Layer], ...]:
+    """Pair each layer with its name: the one ``named`` gave, else its kind and the count of that kind so far."""
+    counts: dict[str, int] = {}
+    pairs: list[tuple[str, Layer]] = []
+    for layer in layers:
+        expect_layer(where, layer)
+        if layer.name is not None:
+            name = layer.name
+        else:
+            name = f"{layer.kind}_{counts.get(layer.kind, 0)}"
+            counts[layer.kind] = counts.get(layer.kind, 0) + 1
+        if name in dict(pairs):
+            raise ValueError(f"{where}: expected different names, got {name!r} twice; give one another name: named(...)")
+        pairs.append((name, layer))
+    return tuple(pairs)
+
+
+# ---- side inputs -----------------------------------------------------------------------------------------------------
+
+
+def features(where: str, x: Any) -> Any:
+    """The features of an input: the entry ``"x"`` of a dict with side inputs, or the input itself."""
+    if not isinstance(x, dict):
+        return x
+    if "x" not in x:
+        raise ValueError(f"{where}: expected the features under 'x', got a dict with {sorted(map(str, x))}; rename the entry")
+    return x["x"]
+
+
+def with_features(x: Any, y: Any) -> Any:
+    """``y`` in the place of the features of ``x``, the side inputs handed on."""
+    return {**x, "x": y} if isinstance(x, dict) else y
+
+
+def array_layer(init: Callable[..., tuple[Tree, Tree]], apply: Callable[..., tuple[Any, Tree]], kind: str) -> Layer:
+    """A layer from a pair that acts on one array: lifted over side inputs, its key and its input checked."""
+
+    def lifted_init(key: Any, x: Any) -> tuple[Tree, Tree]:
+        expect_key(f"{kind}.init", key)
+        return init(key, _one_array(kind, spec(features(kind, x))))
+
+    def lifted_apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
+        array = jnp.asarray(_one_array(kind, features(kind, x)))
+        y, state = apply(params, state, array, key=key, training=training)
+        return with_features(x, y), state
+
+    return Layer(lifted_init, lifted_apply, kind)
+
+
+def _one_array(kind: str, x: Any) -> Any:
+    if isinstance(x, (tuple, dict)):
+        raise TypeError(
+            f"{kind}: expected one array, got a {type(x).__name__} of shapes {shown(x)}; "
+            f"send each element through a layer of its own with parallel, or join them with concatenate"
+        )
+    return x
+
+
+# ---- children: scopes, notes, the two walks -----------------------------------------------------------------------------
+
+
+class _Note(str):
+    """The note that an error gains on its way out: ``encoder / dense_1: input (32, 7)``."""
+
+    __slots__ = ()
+
+
+@contextmanager
+def located(name: str, x: Any) -> Iterator[None]:
+    """Run a child under its name: in the jaxpr as a scope, in an error as one note that grows into the whole path."""
+    try:
+        with jax.named_scope(name):
+            yield
+    except Exception as error:
+        notes: list[str] = getattr(error, "__notes__", [])
+        for i, note in enumerate(notes):
+            if isinstance(note, _Note):
+                notes[i] = _Note(f"{name} / {note}")
+                break
+        else:
+            error.add_note(_Note(f"{name}: input {shown(x)}"))
+        raise
+
+
+def composite(
+    kind: str,
+    children: tuple[tuple[str, Layer], ...],
+    route: Callable[[Callable[[str, Any], Any], Any], Any],
+    combine: Callable[[Any, Any], Any] = lambda x, outputs: outputs,
+) -> Layer:
+    """A layer made of layers: the one place where children are walked.
+
+    ``route(call, x) -> outputs`` says which child gets what: ``call(name, a)`` runs one child. It must not compute, for ``init``
+    walks it with specs in place of arrays. ``combine(x, outputs) -> y`` computes. A child that is called twice shares its
+    params and threads its state.
+    """
+    layers = dict(children)
+
+    def init(key: Any, x: Any) -> tuple[Tree, Tree]:
+        expect_key(f"{kind}.init", key)
+        params: dict[str, Tree] = {}
+        states: dict[str, Tree] = {}
+
+        def call(name: str, a: Any) -> Any:
+            with located(name, a):
+                if name not in params:
+                    params[name], states[name] = layers[name].init(child_key(key, name), a)
+                return jax.eval_shape(lambda p, s, b: layers[name].apply(p, s, b)[0], params[name], states[name], a)
+
+        route(call, spec(x))
+        return _without_empty(params), _without_empty(states)
+
+    def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
+        _expect_entries(kind, "params", params, layers)
+        _expect_entries(kind, "state", state, layers)
+        states = dict(state)
+
+        def call(name: str, a: Any) -> Any:
+            with located(name, a):
+                y, states[name] = layers[name].apply(
+                    params.get(name, {}), states.get(name, {}), a, key=child_key(key, name), training=training
+                )
+                return y
+
+        y = combine(x, route(call, x))
+        return y, _without_empty(states)
+
+    return Layer(init, apply, kind, children=children)
+
+
+def _without_empty(entries: dict[str, Tree]) -> dict[str, Tree]:
+    return {name: tree for name, tree in entries.items() if jax.tree.leaves(tree)}
+
+
+def _expect_entries(where: str, what: str, given: Any, children: dict[str, Layer]) -> None:
+    if not isinstance(given, dict):
+        raise TypeError(f"{where}: expected {what} as a dict, got {type(given).__name__}; pass what init returned")
+    unknown = sorted(set(given) - set(children))
+    if unknown:
+        raise ValueError(
+            f"{where}: expected {what} for {sorted(children)}, got {unknown} as well; "
+            f"pass the {what} that init of this very model returned"
+        )
