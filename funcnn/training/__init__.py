@@ -1,0 +1,26 @@
+"""Training as a pure function: objectives, trainers, ``run``, and ``fit``, which drives the same program from the host."""
+
+from funcnn.training.driving import Event, NonFiniteError, compiled_step
+from funcnn.training.evaluation import evaluate, predict
+from funcnn.training.fitting import fit, steps
+from funcnn.training.objectives import Aux, Objective
+from funcnn.training.runs import Result, run
+from funcnn.training.trainers import Trainer, TrainState, supervised, trainer
+
+__all__ = [
+    "Aux",
+    "Event",
+    "NonFiniteError",
+    "Objective",
+    "Result",
+    "TrainState",
+    "Trainer",
+    "compiled_step",
+    "evaluate",
+    "fit",
+    "predict",
+    "run",
+    "steps",
+    "supervised",
+    "trainer",
+]

@@ -1,0 +1,262 @@
+"""The one compiled program of a run, driven from the host in chunks, and a single step of it."""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnn import data as datasets
+from funcnn.core import Tree, expect_key
+from funcnn.training.runs import (
+    DYNAMIC,
+    Carry,
+    Plan,
+    Program,
+    Result,
+    advance,
+    expect_state,
+    planned,
+    validation_arrays,
+)
+from funcnn.training.trainers import Trainer, TrainState, expect_trainer
+from funcnn.training.values import expect_values
+
+class Event(NamedTuple):
+    """What is known between two chunks of a run.
+
+    ``epoch`` is the epoch under way or just ended, counted from 1; ``step`` is how many steps were taken; ``state`` is the
+    ``TrainState`` after them; ``metrics`` holds what is reported, as numbers: of the whole epoch, with its validation, where it has
+    just ended, and of the part of it that was run otherwise.
+    """
+
+    epoch: int
+    step: int
+    state: TrainState
+    metrics: dict[str, Any]
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or a parameter became NaN or infinite.
+
+    ``result`` is the ``Result`` up to the last good state, ``epoch`` (counted from 1) and ``step`` (counted from 0) say where.
+    """
+
+    def __init__(self, message: str, result: Result, epoch: int, step: int) -> None:
+        super().__init__(message)
+        self.result = result
+        self.epoch = epoch
+        self.step = step
+
+
+# ---- the compiled programs: one for each trainer, plan and shapes ---------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _start(trainer: Trainer, plan: Plan, arrays: Tree, held_out: Tree, key: Any, state: TrainState | None) -> Carry:
+    return Program(trainer, plan, arrays, held_out).start(key, state)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _advance(
+    trainer: Trainer, plan: Plan, arrays: Tree, held_out: Tree, carry: Carry, first: Any, stop: Any
+) -> tuple[Carry, Any, dict[str, Any], dict[str, Any]]:
+    """A chunk; whether all is well after it; the report of the epoch under way; the row of the last epoch."""
+    carry = advance(Program(trainer, plan, arrays, held_out), carry, first, stop)
+    finite = [jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(carry.state.params) if jnp.issubdtype(a.dtype, jnp.inexact)]
+    good = functools.reduce(jnp.logical_and, finite, carry.first_bad_step < 0)
+    row = jnp.maximum(stop - 1, 0) // plan.epoch_steps
+    return carry, good, trainer.report(carry.sums), {name: column[row] for name, column in carry.history.items()}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _single(
+    trainer: Trainer, whole: bool, state: TrainState, batch: Tree, order: Any, stop: Any
+) -> tuple[TrainState, Any]:
+    # The body of the loop of a run, on a data set of one batch that is taken in its own order.
+    size = len(order)
+    program = Program(trainer, Plan(None, size, size, 2, 2, True, False), batch, None)
+    _, info = jax.eval_shape(trainer.step, state, batch)
+    sums = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), info)
+    carry = Carry(state, sums, order, {}, jnp.int32(-1), state.key, state.step)
+
+    def body(i: Any, c: Carry) -> Carry:
+        # In a run the smaller last batch is a branch.
+        return program.step(c, 0, i, size) if whole else DYNAMIC.when(stop > i, lambda d: program.step(d, 0, 0, size), c)
+
+    carry = DYNAMIC.fold(body, carry, 0, stop)
+    return carry.state, carry.sums
+
+
+def compiled_step(
+    trainer: Trainer, *, batch_size: int | None = None
+) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
+    """``trainer.step``, compiled as the body of the loop that ``run`` and ``fit`` execute, for a loop of your own.
+
+    On the batches of a run it gives that run bit for bit; ``jax.jit(trainer.step)`` is another program and gives it to rounding.
+
+    Args:
+        trainer: whose ``step`` it is.
+        batch_size: the examples of a whole batch; a run compiles the smaller last one in another way, and so does this. That of
+            the first batch otherwise.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from funcnn import layers, losses, training
+        >>> line = training.supervised(layers.dense(1), losses.squared_error, optax.sgd(0.5))
+        >>> batch = jnp.ones((4, 1)), jnp.ones((4, 1))
+        >>> state, step = line.init(jax.random.key(0), batch), training.compiled_step(line)
+        >>> for _ in range(20):
+        ...     state, info = step(state, batch)
+        >>> bool(line.report(info)["loss"] < 1e-6), int(state.step)
+        (True, 20)
+    """
+    expect_trainer("compiled_step", trainer)
+    size = batch_size
+
+    def step(train_state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+        nonlocal size
+        expect_state("compiled_step", train_state)
+        arrays = datasets.as_arrays(batch, where="compiled_step", one_length=False)
+        lengths = {len(a) for a in jax.tree.leaves(arrays)}
+        order = np.arange(lengths.pop() if len(lengths) == 1 else 0, dtype=np.int32)
+        size = len(order) if size is None else size
+        return _single(trainer, len(order) >= size, train_state, arrays, order, np.int32(1))
+
+    return step
+
+
+# ---- chunks ---------------------------------------------------------------------------------------------------------------
+
+
+class Chunk(NamedTuple):
+    """A run after some of its steps."""
+
+    step: int
+    carry: Carry
+    report: dict[str, Any]
+    row: dict[str, Any]
+
+
+class Driver(NamedTuple):
+    """Everything about a run but its progress."""
+
+    trainer: Trainer
+    plan: Plan
+    arrays: Tree
+    held_out: Tree
+
+    def advanced(self, carry: Carry, first: int, stop: int) -> tuple[Carry, bool, dict[str, Any], dict[str, Any]]:
+        bounds = np.int32(first), np.int32(stop)
+        carry, good, report, row = _advance(self.trainer, self.plan, self.arrays, self.held_out, carry, *bounds)
+        return carry, bool(good), report, row
+
+    def chunks(self, carry: Carry, next_stop: Callable[[int, float], int]) -> Iterator[Chunk]:
+        """The run in chunks; ``next_stop(step, seconds of the last chunk)`` says where each one ends."""
+        # The first call compiles and runs no step, so that what is timed is the running.
+        _, _, report, row = self.advanced(carry, 0, 0)
+        first, seconds = 0, 0.0
+        while first < self.plan.steps:
+            stop = min(max(next_stop(first, seconds), first + 1), self.plan.steps)
+            begin = time.perf_counter()
+            after, good, report, row = self.advanced(carry, first, stop)
+            if self.plan.stops_at_nonfinite and not good:
+                raise self.nonfinite(carry, first, stop)
+            seconds = time.perf_counter() - begin
+            carry, first = after, stop
+            yield Chunk(stop, carry, report, row)
+
+    def nonfinite(self, carry: Carry, first: int, stop: int) -> NonFiniteError:
+        """The error of a chunk that went bad: its steps are run again, exactly, up to the last good state."""
+        bad_step = int(self.advanced(carry, first, stop)[0].first_bad_step)
+        good, bad = first, stop if bad_step < 0 else bad_step + 1
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            good, bad = (middle, bad) if self.advanced(carry, first, middle)[1] else (good, middle)
+        after = self.advanced(carry, first, good)[0]
+        epoch = good // self.plan.epoch_steps + 1
+        got = "a loss that is NaN or infinite" if bad_step == good else "an update that made a parameter NaN or infinite"
+        message = (
+            f"fit: expected finite numbers, got {got} in epoch {epoch} of {self.plan.epochs}, step {good} (counted from 0); "
+            f"lower the learning rate, or clip the gradient with optax.clip_by_global_norm; "
+            f"the .result of this error holds the last good state, after {good} steps"
+        )
+        return NonFiniteError(message, self.result(after, good), epoch, good)
+
+    def result(self, carry: Carry, step: int) -> Result:
+        """The result after ``step`` steps: the history of the epochs that were ended."""
+        rows = self.plan.epochs if step == self.plan.steps else step // self.plan.epoch_steps
+        return Result(carry.state, {name: np.asarray(column)[:rows] for name, column in carry.history.items()})
+
+    def event(self, chunk: Chunk) -> Event:
+        ended = chunk.step % self.plan.epoch_steps == 0 or chunk.step == self.plan.steps
+        metrics = jax.tree.map(_number, jax.device_get(chunk.row if ended else chunk.report))
+        return Event(-(-chunk.step // self.plan.epoch_steps), chunk.step, chunk.carry.state, metrics)
+
+
+def _number(value: Any) -> Any:
+    return value.item() if np.ndim(value) == 0 else value
+
+
+# The host looks up about five times a second: often enough for a person, seldom enough to cost nothing.
+_SECONDS = 0.2
+_GROWTH = 32
+
+
+def by_clock(seconds_each: float = _SECONDS) -> Callable[[int, float], int]:
+    """Chunks that take about so many seconds, from the time that the last one took."""
+    size = 1
+
+    def next_stop(step: int, seconds: float) -> int:
+        nonlocal size
+        if step:
+            size = max(1, min(size * _GROWTH, int(size * seconds_each / max(seconds, 1e-6))))
+        return step + size
+
+    return next_stop
+
+
+def by_count(count: int) -> Callable[[int, float], int]:
+    return lambda step, seconds: (step // count + 1) * count
+
+
+
+
+def driver(
+    where: str,
+    trainer: Trainer,
+    data: Any,
+    validation: Any,
+    key: Any,
+    state: Any,
+    *,
+    epochs: int | None,
+    steps: int | None,
+    batch_size: int | None,
+    shuffle: bool,
+    drop_last: bool,
+    steps_per_epoch: int | None,
+    stops_at_nonfinite: bool,
+) -> tuple[Driver, Carry]:
+    """A run and its beginning: every argument and every number checked, then initialised by one compiled program."""
+    expect_key(where, key)
+    expect_trainer(where, trainer)
+    expect_state(where, state)
+    plan, arrays = planned(
+        data,
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        drop_last=drop_last,
+        steps_per_epoch=steps_per_epoch,
+        shuffle=shuffle,
+        stops_at_nonfinite=stops_at_nonfinite,
+        where=where,
+    )
+    held_out = validation_arrays(plan, validation, where)
+    expect_values(where, trainer, arrays, held_out, state)
+    arrays, held_out = jax.device_put((arrays, held_out))
+    return Driver(trainer, plan, arrays, held_out), _start(trainer, plan, arrays, held_out, key, state)

@@ -1,0 +1,111 @@
+"""What a trained model is worth, and what it says: ``evaluate`` and ``predict``."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnn import checks, data as datasets
+from funcnn.core import Layer, Tree, expect_layer
+from funcnn.training.runs import evaluated, expect_state
+from funcnn.training.trainers import Trainer, TrainState, expect_trainer
+from funcnn.training.values import expect_finite, expect_values
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _evaluated(trainer: Trainer, state: TrainState, arrays: Tree, batch_size: int | None) -> dict[str, Any]:
+    return trainer.report(evaluated(trainer, state, arrays, batch_size))
+
+
+def evaluate(trainer: Trainer, state: TrainState, data: Any, *, batch_size: int | None = 32) -> dict[str, Any]:
+    """The loss and the metrics of a state on data, as a dict of numbers and arrays.
+
+    Formula: the report of the sums of ``trainer.evaluate`` over all batches, the smaller last one included.
+
+    Args:
+        trainer: the trainer, for its loss and metrics.
+        state: a ``TrainState``.
+        data: arrays of the form of the training data.
+        batch_size: examples to a batch; ``None`` takes all at once.
+
+    Raises:
+        TypeError, ValueError: as for ``fit``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from funcnn import layers, losses, metrics, training
+        >>> line = training.supervised(layers.flatten, losses.squared_error, optax.sgd(0.1), {"mae": metrics.mean_absolute_error})
+        >>> data = jnp.ones((10, 1)), jnp.zeros((10, 1))
+        >>> training.evaluate(line, line.init(jax.random.key(0), data), data, batch_size=4)
+        {'loss': 1.0, 'mae': 1.0}
+    """
+    expect_trainer("evaluate", trainer)
+    if state is None:
+        checks.fail("evaluate", "state as a TrainState", "None", "pass result.state", TypeError)
+    expect_state("evaluate", state)
+    if batch_size is not None:
+        batch_size = checks.expect_count("evaluate", "batch_size", batch_size)
+    arrays = datasets.as_arrays(data, where="evaluate", one_length=batch_size is not None)
+    expect_values("evaluate", trainer, arrays, None, state)
+    report = jax.device_get(_evaluated(trainer, state, arrays, batch_size))
+    return {name: value.item() if np.ndim(value) == 0 else value for name, value in report.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _predicted(model: Layer, params: Tree, model_state: Tree, x: Tree) -> Any:
+    return model.apply(params, model_state, x)[0]
+
+
+def predict(model: Layer, state: TrainState, x: Any, *, batch_size: int = 32) -> Any:
+    """What a model says about any number of rows, in batches of one size, by one compiled program.
+
+    Shapes: ``(n, ...) -> (n, ...)``, and so for every array of a pytree. The last batch is filled up with copies of its first row,
+    which are cut off again.
+
+    Args:
+        model: the layer that was trained.
+        state: a ``TrainState``, of which ``params`` and ``model_state`` are read.
+        x: one array, or a pytree of arrays with one leading length; any number of rows, none included.
+        batch_size: rows to a batch.
+
+    Raises:
+        TypeError, ValueError: ``x`` is not numbers, holds NaN or infinity, or has a shape that the model does not take.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from funcnn import layers, losses, training
+        >>> model = layers.dense(3)
+        >>> line = training.supervised(model, losses.squared_error, optax.sgd(0.1))
+        >>> state = line.init(jax.random.key(0), (jnp.ones((4, 2)), jnp.ones((4, 3))))
+        >>> training.predict(model, state, jnp.ones((100, 2))).shape
+        (100, 3)
+    """
+    expect_layer("predict", model)
+    if not isinstance(state, TrainState):
+        checks.fail("predict", "state as a TrainState", type(state).__name__, "pass result.state", TypeError)
+    batch_size = checks.expect_count("predict", "batch_size", batch_size)
+    arrays = datasets.as_arrays(x, where="predict", minimum=0)
+    expect_finite("predict", "x", arrays)
+    n = len(jax.tree.leaves(arrays)[0])
+    if n == 0:
+        return _nothing(model, state, arrays)
+    outputs = [_predicted(model, state.params, state.model_state, batch) for batch in _batches(arrays, n, batch_size)]
+    return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate([np.asarray(p) for p in parts])[:n]), *outputs)
+
+
+def _batches(arrays: Tree, n: int, size: int) -> Iterator[Tree]:
+    for begin in range(0, n, size):
+        yield jax.tree.map(lambda a, i=begin: _filled(np.asarray(a[i : i + size]), size), arrays)
+
+
+def _filled(rows: Any, size: int) -> Any:
+    return rows if len(rows) == size else np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
+
+
+def _nothing(model: Layer, state: TrainState, arrays: Tree) -> Any:
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), arrays)
+    y = jax.eval_shape(lambda x: model.apply(state.params, state.model_state, x)[0], one)
+    return jax.tree.map(lambda a: jnp.zeros((0, *a.shape[1:]), a.dtype), y)

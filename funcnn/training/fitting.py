@@ -1,0 +1,171 @@
+"""``fit``: a run with progress, observers and errors; and ``steps``, the lazy stream of events beneath it."""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from funcnn import checks
+from funcnn.training import progress as progresses
+from funcnn.training.driving import Driver, Event, by_clock, by_count, driver
+from funcnn.training.runs import Carry, Result
+from funcnn.training.trainers import Trainer, TrainState
+
+Observer = Callable[[Event], Any]
+
+
+def steps(
+    trainer: Trainer,
+    data: Any,
+    *,
+    key: Any,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = 32,
+    validation: Any = None,
+    state: TrainState | None = None,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    steps_per_epoch: int | None = None,
+    every: int = 1,
+) -> Iterator[Event]:
+    """The lazy stream of a run: one ``Event`` after every step, or after every so many.
+
+    The arguments are those of ``run``, with ``every`` counted in steps. Arguments and data are checked at the call, nothing is
+    run before the first event is asked for, and nothing more than was asked for.
+
+    Raises:
+        NonFiniteError: a loss or a parameter became NaN or infinite.
+
+    Example:
+        >>> import itertools, jax, jax.numpy as jnp, optax
+        >>> from funcnn import layers, losses, training
+        >>> line = training.supervised(layers.dense(1), losses.squared_error, optax.sgd(0.1))
+        >>> data = jnp.ones((10, 1)), jnp.ones((10, 1))
+        >>> stream = training.steps(line, data, key=jax.random.key(0), epochs=100, batch_size=4)
+        >>> [(event.epoch, event.step) for event in itertools.islice(stream, 5)]
+        [(1, 1), (1, 2), (1, 3), (2, 4), (2, 5)]
+
+    Reference: the lazy streams of Elixir.
+    """
+    every = checks.expect_count("steps", "every", every)
+    run, carry = driver(
+        "steps",
+        trainer,
+        data,
+        validation,
+        key,
+        state,
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        drop_last=drop_last,
+        steps_per_epoch=steps_per_epoch,
+        stops_at_nonfinite=True,
+    )
+    return (run.event(chunk) for chunk in run.chunks(carry, by_count(every)))
+
+
+def fit(
+    trainer: Trainer,
+    data: Any,
+    *,
+    key: Any,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = 32,
+    validation: Any = None,
+    state: TrainState | None = None,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    steps_per_epoch: int | None = None,
+    progress: bool = True,
+    every: int | None = None,
+    observers: Sequence[Observer] = (),
+    on_nonfinite: str = "raise",
+) -> Result:
+    """``run``, driven from the host: with progress, observers, and an answer to Ctrl-C and to numbers that go bad.
+
+    It gives what ``run`` gives, bit for bit, on one machine and one set of versions. A second call with the same trainer and
+    shapes compiles nothing. Ctrl-C ends it after the chunk under way, and returns the result up to there.
+
+    Args:
+        trainer: as for ``run``; so are ``data``, ``key``, ``epochs``, ``steps``, ``batch_size``, ``validation``, ``state``, ``shuffle``,
+            ``drop_last`` and ``steps_per_epoch``.
+        progress: a bar on a terminal and in a notebook, lines elsewhere, both on standard error; ``False`` for none.
+        every: epochs (steps, where the run is counted in steps) between two looks of the host; by the clock otherwise.
+        observers: functions of an ``Event``, called at each look. One that returns ``True`` ends the run. One that raises is left out
+            from there on, with a warning.
+        on_nonfinite: ``"raise"`` ends the run at the first loss or parameter that is NaN or infinite, ``"continue"`` goes on.
+
+    Returns:
+        A ``Result``; where the run was ended early, with the epochs that it finished.
+
+    Raises:
+        NonFiniteError: a number went bad; its ``result`` holds the last good state.
+        TypeError, ValueError: before anything is compiled, on arguments, shapes and values that cannot be right.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from funcnn import layers, losses, training
+        >>> x = jnp.linspace(-1, 1, 20)[:, None]
+        >>> line = training.supervised(layers.dense(1), losses.squared_error, optax.sgd(0.3))
+        >>> result = training.fit(line, (x, 3 * x + 1), key=jax.random.key(0), epochs=30, batch_size=5, progress=False)
+        >>> result.history["loss"].shape, result.state.params["kernel"].round(3).item()
+        ((30,), 3.0)
+    """
+    checks.expect_option("fit", "on_nonfinite", on_nonfinite, ("raise", "continue"))
+    for observer in observers:
+        if not callable(observer):
+            checks.fail("fit", "observers that are functions of an event", type(observer).__name__, "pass functions", TypeError)
+    run, carry = driver(
+        "fit",
+        trainer,
+        data,
+        validation,
+        key,
+        state,
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        drop_last=drop_last,
+        steps_per_epoch=steps_per_epoch,
+        stops_at_nonfinite=on_nonfinite == "raise",
+    )
+    next_stop = by_clock()
+    if every is not None:
+        next_stop = by_count(checks.expect_count("fit", "every", every) * (run.plan.epoch_steps if steps is None else 1))
+    return _driven(run, carry, next_stop, list(observers), progress)
+
+
+def _driven(run: Driver, carry: Carry, next_stop: Any, observers: list[Observer], progress: bool) -> Result:
+    """The loop of ``fit``: a chunk, then everybody who wants to see it."""
+    taken = 0
+    try:
+        with progresses.shown(run.plan, progress) as show:
+            for chunk in run.chunks(carry, next_stop):
+                carry, taken = chunk.carry, chunk.step
+                if not progress and not observers:
+                    continue
+                event = run.event(chunk)
+                show(event)
+                if _observed(observers, event):
+                    break
+    except KeyboardInterrupt:
+        sys.stderr.write(f"fit: interrupted; this is the result after {taken} of {run.plan.steps} steps\n")
+    return run.result(carry, taken)
+
+
+def _observed(observers: list[Observer], event: Event) -> bool:
+    """Whether an observer ends the run; one that raises is taken from the list."""
+    ended = False
+    for observer in list(observers):
+        try:
+            ended = bool(observer(event)) or ended
+        except Exception as error:  # what somebody only wanted to see must not cost them the run
+            observers.remove(observer)
+            message = f"fit: the observer {getattr(observer, '__name__', observer)} raised {error!r} and is not called again"
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+    return ended

@@ -1,0 +1,74 @@
+"""The progress of a run on standard error: a bar with the time left on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from funcnn.training.driving import Event
+from funcnn.training.runs import Plan
+
+# A line at most so often, in seconds: a log that nobody watches should stay short.
+_LINE_SECONDS = 5.0
+
+
+@contextmanager
+def shown(plan: Plan, wanted: bool) -> Iterator[Callable[[Event], None]]:
+    """A function that shows an event, in the way that standard error can."""
+    if not wanted:
+        yield lambda event: None
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal or console.is_jupyter:
+        with _bar(plan, console) as show:
+            yield show
+    else:
+        yield _lines(plan)
+
+
+def described(metrics: dict[str, Any]) -> str:
+    """The metrics that are single numbers, with four digits."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if np.ndim(value) == 0)
+
+
+def _lines(plan: Plan) -> Callable[[Event], None]:
+    begin = time.monotonic()
+    last = begin
+
+    def show(event: Event) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _LINE_SECONDS and event.step < plan.steps:
+            return
+        last = now
+        left = (now - begin) / event.step * (plan.steps - event.step)
+        where = f"epoch {event.epoch}/{plan.epochs}  step {event.step}/{plan.steps}"
+        sys.stderr.write(f"{where}  {described(event.metrics)}  {now - begin:.1f} s, {left:.1f} s left\n")
+        sys.stderr.flush()
+
+    return show
+
+
+@contextmanager
+def _bar(plan: Plan, console: Any) -> Iterator[Callable[[Event], None]]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[metrics]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=plan.steps, epoch=0, epochs=plan.epochs, metrics="")
+        yield lambda event: bar.update(
+            task, completed=event.step, epoch=event.epoch, metrics=described(event.metrics), refresh=event.step == plan.steps
+        )

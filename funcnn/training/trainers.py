@@ -1,0 +1,216 @@
+"""From an objective and an optimizer to a pure step: ``step(train_state, batch) -> (train_state, info)``."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from funcnn import checks
+from funcnn.core import Layer, Tree, expect_key
+from funcnn.metrics import Metric
+from funcnn.training.objectives import Aux, Objective, loss_sums, mean_of, supervised_objective
+
+
+class TrainState(NamedTuple):
+    """All that the next step needs. ``key`` never changes: the key of a step is ``fold_in(key, step)``."""
+
+    params: Tree
+    model_state: Tree
+    opt_state: Tree
+    key: Any
+    step: Any
+
+
+class Trainer(NamedTuple):
+    """Four pure functions, from which a run is made.
+
+    ``init(key, batch) -> TrainState`` reads only shapes and dtypes of the batch; ``step(train_state, batch) -> (train_state, info)``;
+    ``evaluate(train_state, batch) -> info``; ``report(info) -> dict of arrays``. An ``info`` is a pytree of sums: the sums of several
+    batches are added, and then reported. A run stops at the first step whose ``report(info)["loss"]`` is not finite (where there is
+    no ``"loss"``: any of the entries).
+    """
+
+    init: Callable[..., TrainState]
+    step: Callable[[TrainState, Any], tuple[TrainState, Any]]
+    evaluate: Callable[[TrainState, Any], Any]
+    report: Callable[[Any], dict[str, Any]]
+
+
+# Folded into the key of init for the key of the steps, and beside the numbers of steps for the keys of evaluations: numbers that
+# neither the checksums of names nor a step reach.
+_STEPS = 2**32 - 1
+_EVALUATIONS = 2**31
+
+
+def trainer(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    metrics: Mapping[str, Metric] | None = None,
+    evaluation_params: Callable[[TrainState], Tree] | None = None,
+) -> Trainer:
+    """The trainer of any objective.
+
+    Formula: ``params <- params + update(gradient of (sum over terms of sum(l w) / sum(w)) + penalty)``
+
+    Args:
+        objective: what is made small.
+        optimizer: any Optax ``GradientTransformation``; ``value``, ``grad`` and ``value_fn`` go to those that take them.
+        metrics: by name, measured on ``Aux.outputs``, ``Aux.targets`` and ``Aux.weights`` of every batch.
+        evaluation_params: the params that ``evaluate`` takes, as a function of the state; those of the state otherwise.
+
+    Raises:
+        TypeError: an argument is of another type, for instance an optimizer that was not called.
+        ValueError: a metric has the name of something else that is reported.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from funcnn import training
+        >>> def init(key, batch):
+        ...     return {"slope": jnp.zeros(())}, {}
+        >>> def loss(params, model_state, batch, *, key, training):
+        ...     x, y = batch
+        ...     return (params["slope"] * x - y) ** 2, Aux(model_state)
+        >>> line = trainer(training.Objective(init, loss), optax.sgd(0.5))
+        >>> batch = jnp.ones(4), 3 * jnp.ones(4)
+        >>> state, info = line.step(line.init(jax.random.key(0), batch), batch)
+        >>> float(state.params["slope"]), float(line.report(info)["loss"])
+        (3.0, 9.0)
+
+    Reference: the State and Info of BlackJAX; the step of Optax.
+    """
+    measured = _expect_metrics(dict(metrics or {}))
+    _expect_optimizer(optimizer)
+    if not isinstance(objective, Objective):
+        checks.fail("trainer", "an Objective", type(objective).__name__, "for a model and a loss write supervised", TypeError)
+    update = optax.with_extra_args_support(optimizer).update
+
+    def init(key: Any, batch: Any) -> TrainState:
+        expect_key("trainer.init", key)
+        step_key = jax.random.fold_in(key, _STEPS)
+        params, model_state = objective.init(key, batch)
+        return TrainState(params, model_state, optimizer.init(params), step_key, jnp.zeros((), jnp.int32))
+
+    def total(params: Tree, model_state: Tree, batch: Any, key: Any) -> tuple[Any, tuple[Tree, Any]]:
+        losses, aux = objective.loss(params, model_state, batch, key=key, training=True)
+        info = _info(losses, aux, measured)
+        return _total(info), (aux.model_state, info)
+
+    def step(train_state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+        params, model_state, opt_state, key, count = train_state
+        step_key = jax.random.fold_in(key, count)
+        (value, (model_state, info)), gradient = jax.value_and_grad(total, has_aux=True)(
+            params, train_state.model_state, batch, step_key
+        )
+        updates, opt_state = update(
+            gradient,
+            opt_state,
+            params,
+            value=value,
+            grad=gradient,
+            value_fn=lambda p: total(p, train_state.model_state, batch, step_key)[0],
+        )
+        return TrainState(optax.apply_updates(params, updates), model_state, opt_state, key, count + 1), info
+
+    def evaluate(train_state: TrainState, batch: Any) -> Any:
+        params = train_state.params if evaluation_params is None else evaluation_params(train_state)
+        key = jax.random.fold_in(train_state.key, jnp.uint32(_EVALUATIONS) + jnp.asarray(train_state.step).astype(jnp.uint32))
+        losses, aux = objective.loss(params, train_state.model_state, batch, key=key, training=False)
+        return _info(losses, aux, measured)
+
+    def report(info: Any) -> dict[str, Any]:
+        rows: dict[str, Any] = {"loss": _total(info)}
+        rows |= {name: mean_of(sums) for name, sums in info["losses"].items() if name}
+        rows |= {"penalty": mean_of(info["penalty"])} if "penalty" in info else {}
+        return rows | {name: measured[name].compute(sums) for name, sums in info["metrics"].items()}
+
+    return Trainer(init, step, evaluate, report)
+
+
+def supervised(
+    model: Layer,
+    loss: Callable[[Any, Any], Any],
+    optimizer: optax.GradientTransformation,
+    metrics: Mapping[str, Metric] | None = None,
+    penalty: Callable[[Tree], Any] | None = None,
+) -> Trainer:
+    """The trainer of a model on batches ``(x, y)`` or ``(x, y, weights)``.
+
+    Formula: the mean of ``loss(model(x), y)`` over the batch, weighted where there are weights, plus ``penalty(params)`` and what
+    layers put under ``auxiliary_loss`` in their state. The last two count in training only, so ``validation_loss`` is without.
+
+    Args:
+        model: any layer.
+        loss: ``(prediction, target) -> one loss for each example``; options by ``functools.partial``.
+        optimizer: any Optax ``GradientTransformation``.
+        metrics: by name, as they are to stand in the history.
+        penalty: ``params -> scalar``, for instance ``penalties.l2(1e-4)``.
+
+    Raises:
+        TypeError: an argument is of another type, for instance a layer, a loss or an optimizer that was not called.
+        ValueError: a loss was reduced to a scalar, or outputs and targets were broadcast against each other.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from funcnn import layers, losses, metrics
+        >>> line = supervised(layers.dense(1), losses.squared_error, optax.adam(0.01), {"mae": metrics.mean_absolute_error})
+        >>> batch = jnp.ones((4, 2)), jnp.zeros((4, 1))
+        >>> state, info = line.step(line.init(jax.random.key(0), batch), batch)
+        >>> sorted(line.report(info))
+        ['loss', 'mae']
+    """
+    if not callable(loss) or isinstance(loss, (Layer, Metric)):
+        checks.fail("supervised", "a loss, (prediction, target) -> losses", type(loss).__name__, "pass one of funcnn.losses", TypeError)
+    if penalty is not None and not callable(penalty):
+        checks.fail("supervised", "a penalty, params -> scalar", type(penalty).__name__, "pass one of funcnn.penalties", TypeError)
+    return trainer(supervised_objective(model, loss, penalty), optimizer, metrics)
+
+
+def _info(losses: Any, aux: Aux, metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    if not isinstance(aux, Aux):
+        checks.fail("trainer", "a loss that returns (losses, Aux)", type(aux).__name__, "return Aux(model_state, ...)", TypeError)
+    info: dict[str, Any] = {"losses": loss_sums(losses, aux.weights)}
+    taken = sorted(({*info["losses"], "penalty"}) & set(metrics))
+    if taken:
+        checks.fail("trainer", "metrics with names of their own", f"{taken} twice", "rename the metric or the term of the loss")
+    if not (isinstance(aux.penalty, (int, float)) and aux.penalty == 0):
+        if jnp.ndim(aux.penalty) != 0:
+            checks.fail("trainer", "a scalar penalty", f"shape {jnp.shape(aux.penalty)}", "sum it")
+        info["penalty"] = (jnp.asarray(aux.penalty), jnp.ones((), jnp.result_type(float)))
+    if metrics and aux.outputs is None:
+        checks.fail("trainer", "Aux with outputs, for the metrics", "none", "return Aux(model_state, outputs, targets)")
+    weights = None if isinstance(aux.weights, dict) else aux.weights
+    info["metrics"] = {name: m.measure(aux.outputs, aux.targets, weights) for name, m in metrics.items()}
+    return info
+
+
+def _total(info: dict[str, Any]) -> Any:
+    means = [mean_of(sums) for sums in info["losses"].values()]
+    if "penalty" in info:
+        means.append(mean_of(info["penalty"]))
+    return sum(means[1:], start=means[0])
+
+
+def _expect_metrics(metrics: dict[str, Metric]) -> dict[str, Metric]:
+    for name, metric in metrics.items():
+        if name == "loss" or not isinstance(name, str) or not name:
+            checks.fail("trainer", "metrics named by a word that is not 'loss'", repr(name), "rename the metric")
+        if not isinstance(metric, Metric):
+            got = f"the factory {metric.__name__}" if callable(metric) else type(metric).__name__
+            checks.fail("trainer", f"a Metric under {name!r}", got, "call it, or wrap a function: metrics.mean(f)", TypeError)
+    return metrics
+
+
+def _expect_optimizer(optimizer: Any) -> None:
+    if isinstance(optimizer, optax.GradientTransformation):
+        return
+    got = f"the factory {optimizer.__name__}" if callable(optimizer) and hasattr(optimizer, "__name__") else type(optimizer).__name__
+    checks.fail("trainer", "an Optax optimizer", got, "pass one such as optax.adam(1e-3)", TypeError)
+
+
+def expect_trainer(where: str, value: Any) -> None:
+    """Raise a ``TypeError`` unless ``value`` is a ``Trainer``, and say how to make one."""
+    if not isinstance(value, Trainer):
+        fix = "make one with training.supervised(model, loss, optimizer)"
+        checks.fail(where, "a Trainer", type(value).__name__, fix, TypeError)
