@@ -1,2 +1,36 @@
-"""funcnn: neural networks as pure functions."""
+"""Neural networks on JAX in which a training run is one pure function."""
+
+from funcnn import (
+    checks,
+    core,
+    data,
+    inspection,
+    layers,
+    losses,
+    metrics,
+    penalties,
+    plotting,
+    primitives,
+    targets,
+    training,
+    trees,
+)
+
+__all__ = [
+    "__version__",
+    "checks",
+    "core",
+    "data",
+    "inspection",
+    "layers",
+    "losses",
+    "metrics",
+    "penalties",
+    "plotting",
+    "primitives",
+    "targets",
+    "training",
+    "trees",
+]
+
 __version__ = "0.1.0"

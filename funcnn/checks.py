@@ -1,10 +1,11 @@
 """One format for every error: where, what was expected, what came, and a fix. All of them run before compilation."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 
 def fail(where: str, expected: str, got: str, fix: str, error: type[Exception] = ValueError) -> NoReturn:
@@ -20,17 +21,21 @@ def fail(where: str, expected: str, got: str, fix: str, error: type[Exception] =
 
 def is_concrete(value: Any) -> bool:
     """Whether the value of a hyperparameter is known now; a tracer's is not, and its range is not checked."""
-    return not isinstance(value, jax.core.Tracer)
+    return not isinstance(value, Tracer)
 
 
 def expect_count(where: str, name: str, value: Any, minimum: int = 1) -> int:
     """``value`` as an ``int``, if it is a whole number of at least ``minimum`` that is known before compilation."""
     fix = f"{name} decides the shapes of arrays"
-    if isinstance(value, bool) or not hasattr(value, "__index__") or not is_concrete(value):
+    try:
+        count = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:  # a float, a string, a tracer
+        count = None
+    if count is None:
         fail(where, f"{name} as a whole number", f"{type(value).__name__} {value}", fix, TypeError)
-    if int(value) < minimum:
+    if count < minimum:
         fail(where, f"{name} of at least {minimum}", str(value), fix)
-    return int(value)
+    return count
 
 
 def expect_between(where: str, name: str, value: Any, low: float, high: float) -> None:

@@ -2,12 +2,12 @@
 
 ``init(key, x) -> (params, state)`` reads only the shapes and dtypes of ``x``; ``apply(params, state, x, *, key=None,
 training=False) -> (y, state)`` computes. Both return new values and change none. Everything else in this module serves
-that pair: how children are named, how each gets a key of its own, how side inputs travel past layers that act on arrays,
-and how an error says where in the network it happened.
+that pair: how children are named, how each gets a key of its own, how side inputs travel past layers that act on
+arrays, and how an error says where in the network it happened.
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -23,10 +23,12 @@ class Layer(NamedTuple):
 
     ``init(key, x) -> (params, state)``: ``x`` is an array, a ``jax.ShapeDtypeStruct`` or a pytree of them.
     ``apply(params, state, x, *, key=None, training=False) -> (y, state)``: ``training`` is a static Python bool.
-    ``params`` (trained) and ``state`` (running averages, caches) are nested dicts of arrays, ``{}`` where there are none.
+    ``params`` (trained) and ``state`` (running averages, caches) are nested dicts of arrays, ``{}`` where there are
+    none.
 
-    ``kind`` names the family (``"dense"``), ``name`` is what ``named`` gave, and ``children`` holds ``(name, layer)`` pairs
-    from which ``repr`` draws the tree. A layer is a tuple of functions, not of arrays: close over it, do not pass it to ``jit``.
+    ``kind`` names the family (``"dense"``), ``name`` is what ``named`` gave, and ``children`` holds ``(name, layer)``
+    pairs from which ``repr`` draws the tree. A layer is a tuple of functions, not of arrays: close over it, do not
+    pass it to ``jit``.
     """
 
     init: Callable[..., tuple[Tree, Tree]]
@@ -39,6 +41,7 @@ class Layer(NamedTuple):
         return "\n".join(_drawn(self.name or self.kind, self))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise, and say what was probably meant."""
         raise TypeError(
             f"{self.kind}: a layer is a value and is not called, got {self.kind}(...); "
             f"write it without parentheses where a layer is meant, or layer.apply(params, state, x) to compute"
@@ -55,7 +58,7 @@ def _drawn(label: str, layer: Layer) -> list[str]:
     return lines
 
 
-# ---- specs: what init reads of its input -------------------------------------------------------------------------------
+# ---- specs: what init reads of its input -----------------------------------------------------------------------------
 
 
 def spec(x: Tree) -> Tree:
@@ -86,7 +89,7 @@ def shown(x: Tree) -> str:
 def expect_key(where: str, key: Any) -> None:
     """Raise a ``TypeError`` unless ``key`` is one typed JAX key, and say how to make one."""
     fix = "pass jax.random.key(0)"
-    if isinstance(key, (jax.Array, jax.core.Tracer)) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         if key.shape == ():
             return
         got, fix = f"an array of {key.shape} keys", "use one of them, or jax.vmap over them"
@@ -99,7 +102,7 @@ def expect_key(where: str, key: Any) -> None:
 
 
 def child_key(key: Any, name: str) -> Any:
-    """The key of a child: the parent's folded with the checksum of the child's name, so that no sibling can change it."""
+    """The key of a child: the parent's, folded with the checksum of the child's name, so that no sibling changes it."""
     return None if key is None else jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
@@ -124,7 +127,9 @@ def expect_name(where: str, name: Any) -> None:
     if not isinstance(name, str):
         raise TypeError(f"{where}: expected a name, got {type(name).__name__}; pass a string")
     if not name or "/" in name:
-        raise ValueError(f"{where}: expected a name that is not empty and has no '/', got {name!r}; '/' separates paths")
+        raise ValueError(
+            f"{where}: expected a name that is not empty and has no '/', got {name!r}; '/' separates paths"
+        )
 
 
 def named_children(where: str, layers: Sequence[Any]) -> tuple[tuple[str, Layer], ...]:
@@ -139,7 +144,9 @@ def named_children(where: str, layers: Sequence[Any]) -> tuple[tuple[str, Layer]
             name = f"{layer.kind}_{counts.get(layer.kind, 0)}"
             counts[layer.kind] = counts.get(layer.kind, 0) + 1
         if name in dict(pairs):
-            raise ValueError(f"{where}: expected different names, got {name!r} twice; give one another name: named(...)")
+            raise ValueError(
+                f"{where}: expected different names, got {name!r} twice; give one another name: named(...)"
+            )
         pairs.append((name, layer))
     return tuple(pairs)
 
@@ -152,7 +159,9 @@ def features(where: str, x: Any) -> Any:
     if not isinstance(x, dict):
         return x
     if "x" not in x:
-        raise ValueError(f"{where}: expected the features under 'x', got a dict with {sorted(map(str, x))}; rename the entry")
+        raise ValueError(
+            f"{where}: expected the features under 'x', got a dict with {sorted(map(str, x))}; rename the entry"
+        )
     return x["x"]
 
 
@@ -185,7 +194,7 @@ def _one_array(kind: str, x: Any) -> Any:
     return x
 
 
-# ---- children: scopes, notes, the two walks -----------------------------------------------------------------------------
+# ---- children: scopes, notes, the two walks --------------------------------------------------------------------------
 
 
 class _Note(str):
@@ -195,7 +204,7 @@ class _Note(str):
 
 
 @contextmanager
-def located(name: str, x: Any) -> Iterator[None]:
+def located(name: str, x: Any) -> Generator[None]:
     """Run a child under its name: in the jaxpr as a scope, in an error as one note that grows into the whole path."""
     try:
         with jax.named_scope(name):
@@ -219,9 +228,9 @@ def composite(
 ) -> Layer:
     """A layer made of layers: the one place where children are walked.
 
-    ``route(call, x) -> outputs`` says which child gets what: ``call(name, a)`` runs one child. It must not compute, for ``init``
-    walks it with specs in place of arrays. ``combine(x, outputs) -> y`` computes. A child that is called twice shares its
-    params and threads its state.
+    ``route(call, x) -> outputs`` says which child gets what: ``call(name, a)`` runs one child. It must not compute,
+    for ``init`` walks it with specs in place of arrays. ``combine(x, outputs) -> y`` computes. A child that is called
+    twice shares its params and threads its state.
     """
     layers = dict(children)
 
@@ -240,6 +249,8 @@ def composite(
         return _without_empty(params), _without_empty(states)
 
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
+        if key is not None:
+            expect_key(f"{kind}.apply", key)
         _expect_entries(kind, "params", params, layers)
         _expect_entries(kind, "state", state, layers)
         states = dict(state)

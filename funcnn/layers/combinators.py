@@ -1,4 +1,4 @@
-"""Layers made of layers: each names its children, gives each a key of its own, and collects params and state by name."""
+"""Layers made of layers: each names its children, gives each a key, and collects params and state by name."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +17,9 @@ def serial(*layers: Layer) -> Layer:
     Shapes: those of the layers, in turn.
 
     Params and State: one entry for each child that has any, under its name: ``dense_0``, ``dense_1``, or as ``named``.
+
+    Args:
+        *layers: in the order in which they act.
 
     Raises:
         TypeError: an argument is not a layer.
@@ -52,6 +55,16 @@ def serial(*layers: Layer) -> Layer:
 def named(name: str, layer: Layer) -> Layer:
     """The same layer under a name of your own, which is then part of every path: ``encoder/dense_0/kernel``.
 
+    Formula: ``named(name, f)(x) = f(x)``
+
+    Shapes: those of the layer.
+
+    Params and State: those of the layer; what holds it keeps them under ``name``.
+
+    Args:
+        name: not empty, without ``/``, and different from those of its siblings.
+        layer: any layer.
+
     Raises:
         TypeError: ``name`` is not a string, or ``layer`` is not a layer.
         ValueError: the name is empty or contains ``/``.
@@ -60,6 +73,8 @@ def named(name: str, layer: Layer) -> Layer:
         >>> from funcnn import layers
         >>> layers.named("head", layers.dense(2)).name
         'head'
+
+    Reference: the second argument of ``nn.Module.add_module`` in PyTorch.
     """
     expect_name("named", name)
     expect_layer("named", layer)
@@ -69,11 +84,15 @@ def named(name: str, layer: Layer) -> Layer:
 def parallel(*layers: Layer) -> Layer:
     """Several layers side by side, with a tuple of their outputs.
 
-    Formula: ``parallel(f, g)((a, b)) = (f(a), g(b))``, and ``parallel(f, g)(x) = (f(x), g(x))`` for an ``x`` that is not a tuple.
+    Formula: ``parallel(f, g)((a, b)) = (f(a), g(b))``, and ``parallel(f, g)(x) = (f(x), g(x))`` for an ``x`` that is
+    not a tuple.
 
     Shapes: those of each layer.
 
     Params and State: one entry for each child that has any, under its name.
+
+    Args:
+        *layers: as many as the tuple has inputs.
 
     Raises:
         ValueError: the input is a tuple of another length.
@@ -113,6 +132,10 @@ def residual(*layers: Layer, shortcut: Layer | None = None) -> Layer:
     Shapes: what comes out of the layers must have the shape of the input, or of what ``shortcut`` makes of it.
 
     Params and State: one entry for each child that has any, under its name; the shortcut's is ``shortcut``.
+
+    Args:
+        *layers: in the order in which they act.
+        shortcut: a layer for the other way, where the shapes differ; without it the input itself is added.
 
     Raises:
         ValueError: the two shapes differ; they are never broadcast.
@@ -160,6 +183,10 @@ def concatenate(*layers: Layer, axis: int = -1) -> Layer:
 
     Params and State: one entry for each child that has any, under its name.
 
+    Args:
+        *layers: each gets the whole input; their outputs are joined in this order.
+        axis: along which to join, the last one unless it is given.
+
     Raises:
         ValueError: the shapes differ outside ``axis``, or there are neither layers nor a tuple.
 
@@ -180,18 +207,18 @@ def concatenate(*layers: Layer, axis: int = -1) -> Layer:
 
     def combine(x: Any, outputs: Any) -> Any:
         if not isinstance(outputs, tuple) or not outputs:
-            checks.fail("concatenate", "a tuple of arrays", shown(outputs), "give concatenate the layers whose outputs it joins")
+            fix = "give concatenate the layers whose outputs it joins"
+            checks.fail("concatenate", "a tuple of arrays", shown(outputs), fix)
         arrays = [jnp.asarray(features("concatenate", output)) for output in outputs]
         shapes = [a.shape for a in arrays]
-        rank = len(shapes[0])
-        if any(len(s) != rank for s in shapes) or not -rank <= axis < rank or len({_without(s, axis) for s in shapes}) > 1:
-            checks.fail("concatenate", f"shapes that agree in all axes but {axis}", str(shapes), "make the other axes equal")
-        y = jnp.concatenate(arrays, axis)
-        return with_features(x, y)
+        if len({_without(shape, axis) for shape in shapes}) > 1 or not -arrays[0].ndim <= axis < arrays[0].ndim:
+            fix = "make the other axes equal"
+            checks.fail("concatenate", f"shapes that agree in all axes but {axis}", str(shapes), fix)
+        return with_features(x if children else outputs[0], jnp.concatenate(arrays, axis))
 
     return composite("concatenate", children, route, combine)
 
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    axis %= len(shape)
-    return shape[:axis] + shape[axis + 1 :]
+    i = range(len(shape))[axis] if -len(shape) <= axis < len(shape) else len(shape)
+    return shape[:i] + shape[i + 1 :]

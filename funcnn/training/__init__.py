@@ -1,4 +1,4 @@
-"""Training as a pure function: objectives, trainers, ``run``, and ``fit``, which drives the same program from the host."""
+"""Training as a pure function: objectives, trainers, ``run``, and ``fit``, which drives it from the host."""
 
 from funcnn.training.driving import Event, NonFiniteError, compiled_step
 from funcnn.training.evaluation import evaluate, predict

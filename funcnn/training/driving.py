@@ -11,26 +11,19 @@ import numpy as np
 
 from funcnn import data as datasets
 from funcnn.core import Tree, expect_key
-from funcnn.training.runs import (
-    DYNAMIC,
-    Carry,
-    Plan,
-    Program,
-    Result,
-    advance,
-    expect_state,
-    planned,
-    validation_arrays,
-)
-from funcnn.training.trainers import Trainer, TrainState, expect_trainer
+from funcnn.training.plans import Plan, planned, validation_arrays
+from funcnn.training.programs import DYNAMIC, Carry, Program, advance
+from funcnn.training.runs import Result
+from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_trainer
 from funcnn.training.values import expect_values
+
 
 class Event(NamedTuple):
     """What is known between two chunks of a run.
 
-    ``epoch`` is the epoch under way or just ended, counted from 1; ``step`` is how many steps were taken; ``state`` is the
-    ``TrainState`` after them; ``metrics`` holds what is reported, as numbers: of the whole epoch, with its validation, where it has
-    just ended, and of the part of it that was run otherwise.
+    ``epoch`` is the epoch under way or just ended, counted from 1; ``step`` is how many steps were taken; ``state``
+    is the ``TrainState`` after them; ``metrics`` holds what is reported, as numbers: of the whole epoch, with its
+    validation, where it has just ended, and of the part of it that was run otherwise.
     """
 
     epoch: int
@@ -42,7 +35,8 @@ class Event(NamedTuple):
 class NonFiniteError(FloatingPointError):
     """A loss or a parameter became NaN or infinite.
 
-    ``result`` is the ``Result`` up to the last good state, ``epoch`` (counted from 1) and ``step`` (counted from 0) say where.
+    ``result`` is the ``Result`` up to the last good state, ``epoch`` (counted from 1) and ``step`` (counted from 0)
+    say where.
     """
 
     def __init__(self, message: str, result: Result, epoch: int, step: int) -> None:
@@ -52,7 +46,7 @@ class NonFiniteError(FloatingPointError):
         self.step = step
 
 
-# ---- the compiled programs: one for each trainer, plan and shapes ---------------------------------------------------------
+# ---- the compiled programs: one for each trainer, plan and shapes ----------------------------------------------------
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -66,7 +60,9 @@ def _advance(
 ) -> tuple[Carry, Any, dict[str, Any], dict[str, Any]]:
     """A chunk; whether all is well after it; the report of the epoch under way; the row of the last epoch."""
     carry = advance(Program(trainer, plan, arrays, held_out), carry, first, stop)
-    finite = [jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(carry.state.params) if jnp.issubdtype(a.dtype, jnp.inexact)]
+    finite = [
+        jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(carry.state.params) if jnp.issubdtype(a.dtype, jnp.inexact)
+    ]
     good = functools.reduce(jnp.logical_and, finite, carry.first_bad_step < 0)
     row = jnp.maximum(stop - 1, 0) // plan.epoch_steps
     return carry, good, trainer.report(carry.sums), {name: column[row] for name, column in carry.history.items()}
@@ -85,7 +81,9 @@ def _single(
 
     def body(i: Any, c: Carry) -> Carry:
         # In a run the smaller last batch is a branch.
-        return program.step(c, 0, i, size) if whole else DYNAMIC.when(stop > i, lambda d: program.step(d, 0, 0, size), c)
+        return (
+            program.step(c, 0, i, size) if whole else DYNAMIC.when(stop > i, lambda d: program.step(d, 0, 0, size), c)
+        )
 
     carry = DYNAMIC.fold(body, carry, 0, stop)
     return carry.state, carry.sums
@@ -96,17 +94,18 @@ def compiled_step(
 ) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
     """``trainer.step``, compiled as the body of the loop that ``run`` and ``fit`` execute, for a loop of your own.
 
-    On the batches of a run it gives that run bit for bit; ``jax.jit(trainer.step)`` is another program and gives it to rounding.
+    On the batches of a run it gives that run bit for bit; ``jax.jit(trainer.step)`` is another program and gives it
+    to rounding.
 
     Args:
         trainer: whose ``step`` it is.
-        batch_size: the examples of a whole batch; a run compiles the smaller last one in another way, and so does this. That of
-            the first batch otherwise.
+        batch_size: the examples of a whole batch; a run compiles the smaller last one in another way, and so does
+            this. That of the first batch otherwise.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
         >>> from funcnn import layers, losses, training
-        >>> line = training.supervised(layers.dense(1), losses.squared_error, optax.sgd(0.5))
+        >>> line = training.supervised(layers.dense(1), losses.squared_error, optax.sgd(0.2))
         >>> batch = jnp.ones((4, 1)), jnp.ones((4, 1))
         >>> state, step = line.init(jax.random.key(0), batch), training.compiled_step(line)
         >>> for _ in range(20):
@@ -129,7 +128,7 @@ def compiled_step(
     return step
 
 
-# ---- chunks ---------------------------------------------------------------------------------------------------------------
+# ---- chunks ----------------------------------------------------------------------------------------------------------
 
 
 class Chunk(NamedTuple):
@@ -150,6 +149,7 @@ class Driver(NamedTuple):
     held_out: Tree
 
     def advanced(self, carry: Carry, first: int, stop: int) -> tuple[Carry, bool, dict[str, Any], dict[str, Any]]:
+        """A chunk, with what ``_advance`` says of it; this waits for it."""
         bounds = np.int32(first), np.int32(stop)
         carry, good, report, row = _advance(self.trainer, self.plan, self.arrays, self.held_out, carry, *bounds)
         return carry, bool(good), report, row
@@ -178,9 +178,12 @@ class Driver(NamedTuple):
             good, bad = (middle, bad) if self.advanced(carry, first, middle)[1] else (good, middle)
         after = self.advanced(carry, first, good)[0]
         epoch = good // self.plan.epoch_steps + 1
-        got = "a loss that is NaN or infinite" if bad_step == good else "an update that made a parameter NaN or infinite"
+        got = (
+            "a loss that is NaN or infinite" if bad_step == good else "an update that made a parameter NaN or infinite"
+        )
         message = (
-            f"fit: expected finite numbers, got {got} in epoch {epoch} of {self.plan.epochs}, step {good} (counted from 0); "
+            f"fit: expected finite numbers, got {got} in epoch {epoch} of {self.plan.epochs}, "
+            f"step {good} (counted from 0); "
             f"lower the learning rate, or clip the gradient with optax.clip_by_global_norm; "
             f"the .result of this error holds the last good state, after {good} steps"
         )
@@ -192,6 +195,7 @@ class Driver(NamedTuple):
         return Result(carry.state, {name: np.asarray(column)[:rows] for name, column in carry.history.items()})
 
     def event(self, chunk: Chunk) -> Event:
+        """What an observer sees of a chunk."""
         ended = chunk.step % self.plan.epoch_steps == 0 or chunk.step == self.plan.steps
         metrics = jax.tree.map(_number, jax.device_get(chunk.row if ended else chunk.report))
         return Event(-(-chunk.step // self.plan.epoch_steps), chunk.step, chunk.carry.state, metrics)
@@ -220,9 +224,8 @@ def by_clock(seconds_each: float = _SECONDS) -> Callable[[int, float], int]:
 
 
 def by_count(count: int) -> Callable[[int, float], int]:
+    """Chunks that end after every so many steps."""
     return lambda step, seconds: (step // count + 1) * count
-
-
 
 
 def driver(

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnn import checks, data as datasets
+from funcnn import checks
+from funcnn import data as datasets
 from funcnn.core import Layer, Tree, expect_layer
-from funcnn.training.runs import evaluated, expect_state
-from funcnn.training.trainers import Trainer, TrainState, expect_trainer
+from funcnn.training.programs import evaluated
+from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_trainer
 from funcnn.training.values import expect_finite, expect_values
 
 
@@ -37,7 +38,8 @@ def evaluate(trainer: Trainer, state: TrainState, data: Any, *, batch_size: int 
     Example:
         >>> import jax, jax.numpy as jnp, optax
         >>> from funcnn import layers, losses, metrics, training
-        >>> line = training.supervised(layers.flatten, losses.squared_error, optax.sgd(0.1), {"mae": metrics.mean_absolute_error})
+        >>> mae = {"mae": metrics.mean_absolute_error}
+        >>> line = training.supervised(layers.flatten, losses.squared_error, optax.sgd(0.1), mae)
         >>> data = jnp.ones((10, 1)), jnp.zeros((10, 1))
         >>> training.evaluate(line, line.init(jax.random.key(0), data), data, batch_size=4)
         {'loss': 1.0, 'mae': 1.0}
@@ -62,8 +64,8 @@ def _predicted(model: Layer, params: Tree, model_state: Tree, x: Tree) -> Any:
 def predict(model: Layer, state: TrainState, x: Any, *, batch_size: int = 32) -> Any:
     """What a model says about any number of rows, in batches of one size, by one compiled program.
 
-    Shapes: ``(n, ...) -> (n, ...)``, and so for every array of a pytree. The last batch is filled up with copies of its first row,
-    which are cut off again.
+    Shapes: ``(n, ...) -> (n, ...)``, and so for every array of a pytree. The last batch is filled up with copies of
+    its first row, which are cut off again.
 
     Args:
         model: the layer that was trained.

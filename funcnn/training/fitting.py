@@ -8,7 +8,8 @@ from typing import Any
 from funcnn import checks
 from funcnn.training import progress as progresses
 from funcnn.training.driving import Driver, Event, by_clock, by_count, driver
-from funcnn.training.runs import Carry, Result
+from funcnn.training.programs import Carry
+from funcnn.training.runs import Result
 from funcnn.training.trainers import Trainer, TrainState
 
 Observer = Callable[[Event], Any]
@@ -31,8 +32,8 @@ def steps(
 ) -> Iterator[Event]:
     """The lazy stream of a run: one ``Event`` after every step, or after every so many.
 
-    The arguments are those of ``run``, with ``every`` counted in steps. Arguments and data are checked at the call, nothing is
-    run before the first event is asked for, and nothing more than was asked for.
+    The arguments are those of ``run``, with ``every`` counted in steps. Arguments and data are checked at the call,
+    nothing is run before the first event is asked for, and nothing more than was asked for.
 
     Raises:
         NonFiniteError: a loss or a parameter became NaN or infinite.
@@ -87,17 +88,18 @@ def fit(
 ) -> Result:
     """``run``, driven from the host: with progress, observers, and an answer to Ctrl-C and to numbers that go bad.
 
-    It gives what ``run`` gives, bit for bit, on one machine and one set of versions. A second call with the same trainer and
-    shapes compiles nothing. Ctrl-C ends it after the chunk under way, and returns the result up to there.
+    It gives what ``run`` gives, bit for bit, on one machine and one set of versions. A second call with the same
+    trainer and shapes compiles nothing. Ctrl-C ends it after the chunk under way, and returns the result up to there.
 
     Args:
-        trainer: as for ``run``; so are ``data``, ``key``, ``epochs``, ``steps``, ``batch_size``, ``validation``, ``state``, ``shuffle``,
-            ``drop_last`` and ``steps_per_epoch``.
+        trainer: as for ``run``; so are ``data``, ``key``, ``epochs``, ``steps``, ``batch_size``, ``validation``,
+            ``state``, ``shuffle``, ``drop_last`` and ``steps_per_epoch``.
         progress: a bar on a terminal and in a notebook, lines elsewhere, both on standard error; ``False`` for none.
         every: epochs (steps, where the run is counted in steps) between two looks of the host; by the clock otherwise.
-        observers: functions of an ``Event``, called at each look. One that returns ``True`` ends the run. One that raises is left out
-            from there on, with a warning.
-        on_nonfinite: ``"raise"`` ends the run at the first loss or parameter that is NaN or infinite, ``"continue"`` goes on.
+        observers: functions of an ``Event``, called at each look. One that returns ``True`` ends the run. One that
+            raises is left out from there on, with a warning.
+        on_nonfinite: ``"raise"`` ends the run at the first loss or parameter that is NaN or infinite, ``"continue"``
+            goes on.
 
     Returns:
         A ``Result``; where the run was ended early, with the epochs that it finished.
@@ -112,13 +114,15 @@ def fit(
         >>> x = jnp.linspace(-1, 1, 20)[:, None]
         >>> line = training.supervised(layers.dense(1), losses.squared_error, optax.sgd(0.3))
         >>> result = training.fit(line, (x, 3 * x + 1), key=jax.random.key(0), epochs=30, batch_size=5, progress=False)
-        >>> result.history["loss"].shape, result.state.params["kernel"].round(3).item()
+        >>> result.history["loss"].shape, round(result.state.params["kernel"].item(), 3)
         ((30,), 3.0)
     """
     checks.expect_option("fit", "on_nonfinite", on_nonfinite, ("raise", "continue"))
     for observer in observers:
         if not callable(observer):
-            checks.fail("fit", "observers that are functions of an event", type(observer).__name__, "pass functions", TypeError)
+            checks.fail(
+                "fit", "observers that are functions of an event", type(observer).__name__, "pass functions", TypeError
+            )
     run, carry = driver(
         "fit",
         trainer,
@@ -136,7 +140,9 @@ def fit(
     )
     next_stop = by_clock()
     if every is not None:
-        next_stop = by_count(checks.expect_count("fit", "every", every) * (run.plan.epoch_steps if steps is None else 1))
+        next_stop = by_count(
+            checks.expect_count("fit", "every", every) * (run.plan.epoch_steps if steps is None else 1)
+        )
     return _driven(run, carry, next_stop, list(observers), progress)
 
 
@@ -166,6 +172,8 @@ def _observed(observers: list[Observer], event: Event) -> bool:
             ended = bool(observer(event)) or ended
         except Exception as error:  # what somebody only wanted to see must not cost them the run
             observers.remove(observer)
-            message = f"fit: the observer {getattr(observer, '__name__', observer)} raised {error!r} and is not called again"
+            message = (
+                f"fit: the observer {getattr(observer, '__name__', observer)} raised {error!r} and is not called again"
+            )
             warnings.warn(message, RuntimeWarning, stacklevel=4)
     return ended

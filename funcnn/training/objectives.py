@@ -1,7 +1,8 @@
 """What is to be made small: a pure pair of functions, from which a trainer is built.
 
-The total that a trainer minimises is, over all terms, ``sum(losses * weights) / sum(weights)``, plus the penalty. It is kept
-as sums until it is reported, so that batches, micro-batches and devices add up to what one large batch would give.
+The total that a trainer minimises is, over all terms, ``sum(losses * weights) / sum(weights)``, plus the penalty. It
+is kept as sums until it is reported, so that batches, micro-batches and devices add up to what one large batch would
+give.
 """
 
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from funcnn.core import Layer, Tree, expect_layer, shown
 class Aux(NamedTuple):
     """What a loss hands back besides the losses: the new ``model_state``, and what metrics and weights are taken from.
 
-    ``outputs`` and ``targets`` go to the metrics. ``weights`` (none means ones) multiply the losses: an array whose shape begins
-    that of the losses, or a dict of them by term. ``penalty`` is a scalar that is added to the total.
+    ``outputs`` and ``targets`` go to the metrics. ``weights`` (none means ones) multiply the losses: an array whose
+    shape begins that of the losses, or a dict of them by term. ``penalty`` is a scalar that is added to the total.
     """
 
     model_state: Tree
@@ -29,10 +30,11 @@ class Aux(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """A pure pair: ``init(key, batch) -> (params, model_state)`` and ``loss(params, model_state, batch, *, key, training)``.
+    """A pure pair: ``init(key, batch)`` and ``loss(params, model_state, batch, *, key, training)``.
 
-    ``init`` reads only shapes and dtypes. ``loss`` returns ``(losses, Aux)``: ``losses`` is an array with a leading example axis,
-    or a dict of such arrays, one for each term, whose lengths may differ.
+    ``init`` returns ``(params, model_state)`` and reads only shapes and dtypes. ``loss`` returns ``(losses, Aux)``:
+    ``losses`` is an array with a leading example axis, or a dict of such arrays, one for each term, whose lengths may
+    differ.
 
     Example:
         >>> import jax.numpy as jnp
@@ -55,7 +57,7 @@ class Objective(NamedTuple):
 def supervised_objective(
     model: Layer, loss: Callable[[Any, Any], Any], penalty: Callable[[Tree], Any] | None = None
 ) -> Objective:
-    """The objective of a model that maps ``x`` to a prediction of ``y``, from batches ``(x, y)`` or ``(x, y, weights)``."""
+    """The objective of a model from ``x`` to a prediction of ``y``, on batches ``(x, y)`` or ``(x, y, weights)``."""
     expect_layer("supervised", model)
 
     def init(key: Any, batch: Any) -> tuple[Tree, Tree]:
@@ -83,7 +85,9 @@ def unpacked(batch: Any) -> tuple[Any, Any, Any]:
     """``(x, y, weights)`` of a batch of a supervised objective; ``weights`` is ``None`` where there are none."""
     if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
         got = f"{len(batch)} elements" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        checks.fail("supervised", "batches (x, y) or (x, y, weights)", got, "pass data=(x, y), or write an Objective", TypeError)
+        checks.fail(
+            "supervised", "batches (x, y) or (x, y, weights)", got, "pass data=(x, y), or write an Objective", TypeError
+        )
     x, y, *rest = batch
     return x, y, rest[0] if rest else None
 
@@ -110,18 +114,25 @@ def _expect_losses_of(losses: Any, outputs: Any, targets: Any) -> None:
         )
 
 
-# ---- the total, as sums -----------------------------------------------------------------------------------------------
+# ---- the total, as sums ----------------------------------------------------------------------------------------------
 
 
 def loss_sums(losses: Any, weights: Any, where: str = "trainer") -> dict[str, tuple[Any, Any]]:
     """``{term: (sum(losses * weights), sum(weights))}``; a single array of losses is the term ``""``."""
     terms = losses if isinstance(losses, dict) else {"": losses}
     if not terms:
-        checks.fail(where, "at least one term of losses", "an empty dict", "return an array of losses, or a dict of them")
+        checks.fail(
+            where, "at least one term of losses", "an empty dict", "return an array of losses, or a dict of them"
+        )
     given = weights if isinstance(weights, dict) else dict.fromkeys(terms, weights)
     unknown = sorted(set(given) - set(terms))
     if unknown:
-        checks.fail(where, f"weights for the terms {sorted(terms)}", f"{unknown} as well", "name weights as the losses are named")
+        checks.fail(
+            where,
+            f"weights for the terms {sorted(terms)}",
+            f"{unknown} as well",
+            "name weights as the losses are named",
+        )
     return {name: _weighted(where, name, term, given.get(name)) for name, term in terms.items()}
 
 

@@ -2,21 +2,21 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from funcnn.training.driving import Event
-from funcnn.training.runs import Plan
+from funcnn.training.plans import Plan
 
 # A line at most so often, in seconds: a log that nobody watches should stay short.
 _LINE_SECONDS = 5.0
 
 
 @contextmanager
-def shown(plan: Plan, wanted: bool) -> Iterator[Callable[[Event], None]]:
+def shown(plan: Plan, wanted: bool) -> Generator[Callable[[Event], None], None, None]:
     """A function that shows an event, in the way that standard error can."""
     if not wanted:
         yield lambda event: None
@@ -37,25 +37,29 @@ def described(metrics: dict[str, Any]) -> str:
 
 
 def _lines(plan: Plan) -> Callable[[Event], None]:
-    begin = time.monotonic()
-    last = begin
+    # The clock starts at the first look, so that what is left is not estimated from the time of compiling.
+    begin: tuple[int, float] | None = None
+    last = 0.0
 
     def show(event: Event) -> None:
-        nonlocal last
+        nonlocal begin, last
         now = time.monotonic()
+        if begin is None:
+            begin, last = (event.step, now), now
         if now - last < _LINE_SECONDS and event.step < plan.steps:
             return
         last = now
-        left = (now - begin) / event.step * (plan.steps - event.step)
+        seconds = now - begin[1]
+        left = seconds / max(event.step - begin[0], 1) * (plan.steps - event.step)
         where = f"epoch {event.epoch}/{plan.epochs}  step {event.step}/{plan.steps}"
-        sys.stderr.write(f"{where}  {described(event.metrics)}  {now - begin:.1f} s, {left:.1f} s left\n")
+        sys.stderr.write(f"{where}  {described(event.metrics)}  {seconds:.1f} s, {left:.1f} s left\n")
         sys.stderr.flush()
 
     return show
 
 
 @contextmanager
-def _bar(plan: Plan, console: Any) -> Iterator[Callable[[Event], None]]:
+def _bar(plan: Plan, console: Any) -> Generator[Callable[[Event], None], None, None]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
@@ -70,5 +74,9 @@ def _bar(plan: Plan, console: Any) -> Iterator[Callable[[Event], None]]:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=plan.steps, epoch=0, epochs=plan.epochs, metrics="")
         yield lambda event: bar.update(
-            task, completed=event.step, epoch=event.epoch, metrics=described(event.metrics), refresh=event.step == plan.steps
+            task,
+            completed=event.step,
+            epoch=event.epoch,
+            metrics=described(event.metrics),
+            refresh=event.step == plan.steps,
         )

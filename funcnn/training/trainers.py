@@ -26,10 +26,10 @@ class TrainState(NamedTuple):
 class Trainer(NamedTuple):
     """Four pure functions, from which a run is made.
 
-    ``init(key, batch) -> TrainState`` reads only shapes and dtypes of the batch; ``step(train_state, batch) -> (train_state, info)``;
-    ``evaluate(train_state, batch) -> info``; ``report(info) -> dict of arrays``. An ``info`` is a pytree of sums: the sums of several
-    batches are added, and then reported. A run stops at the first step whose ``report(info)["loss"]`` is not finite (where there is
-    no ``"loss"``: any of the entries).
+    ``init(key, batch) -> TrainState`` reads only shapes and dtypes of the batch; ``step(train_state, batch) ->
+    (train_state, info)``; ``evaluate(train_state, batch) -> info``; ``report(info) -> dict of arrays``. An ``info``
+    is a pytree of sums: the sums of several batches are added, and then reported. A run stops at the first step whose
+    ``report(info)["loss"]`` is not finite (where there is no ``"loss"``: any of the entries).
     """
 
     init: Callable[..., TrainState]
@@ -38,8 +38,8 @@ class Trainer(NamedTuple):
     report: Callable[[Any], dict[str, Any]]
 
 
-# Folded into the key of init for the key of the steps, and beside the numbers of steps for the keys of evaluations: numbers that
-# neither the checksums of names nor a step reach.
+# Folded into the key of init for the key of the steps, and beside the numbers of steps for the keys of evaluations:
+# numbers that neither the checksums of names nor a step reach.
 _STEPS = 2**32 - 1
 _EVALUATIONS = 2**31
 
@@ -56,7 +56,8 @@ def trainer(
 
     Args:
         objective: what is made small.
-        optimizer: any Optax ``GradientTransformation``; ``value``, ``grad`` and ``value_fn`` go to those that take them.
+        optimizer: any Optax ``GradientTransformation``; ``value``, ``grad`` and ``value_fn`` go to those that take
+            them.
         metrics: by name, measured on ``Aux.outputs``, ``Aux.targets`` and ``Aux.weights`` of every batch.
         evaluation_params: the params that ``evaluate`` takes, as a function of the state; those of the state otherwise.
 
@@ -83,7 +84,9 @@ def trainer(
     measured = _expect_metrics(dict(metrics or {}))
     _expect_optimizer(optimizer)
     if not isinstance(objective, Objective):
-        checks.fail("trainer", "an Objective", type(objective).__name__, "for a model and a loss write supervised", TypeError)
+        checks.fail(
+            "trainer", "an Objective", type(objective).__name__, "for a model and a loss write supervised", TypeError
+        )
     update = optax.with_extra_args_support(optimizer).update
 
     def init(key: Any, batch: Any) -> TrainState:
@@ -115,7 +118,9 @@ def trainer(
 
     def evaluate(train_state: TrainState, batch: Any) -> Any:
         params = train_state.params if evaluation_params is None else evaluation_params(train_state)
-        key = jax.random.fold_in(train_state.key, jnp.uint32(_EVALUATIONS) + jnp.asarray(train_state.step).astype(jnp.uint32))
+        key = jax.random.fold_in(
+            train_state.key, jnp.uint32(_EVALUATIONS) + jnp.asarray(train_state.step).astype(jnp.uint32)
+        )
         losses, aux = objective.loss(params, train_state.model_state, batch, key=key, training=False)
         return _info(losses, aux, measured)
 
@@ -137,8 +142,9 @@ def supervised(
 ) -> Trainer:
     """The trainer of a model on batches ``(x, y)`` or ``(x, y, weights)``.
 
-    Formula: the mean of ``loss(model(x), y)`` over the batch, weighted where there are weights, plus ``penalty(params)`` and what
-    layers put under ``auxiliary_loss`` in their state. The last two count in training only, so ``validation_loss`` is without.
+    Formula: the mean of ``loss(model(x), y)`` over the batch, weighted where there are weights, plus
+    ``penalty(params)`` and what layers put under ``auxiliary_loss`` in their state. The last two count in training
+    only, so ``validation_loss`` is without.
 
     Args:
         model: any layer.
@@ -154,26 +160,47 @@ def supervised(
     Example:
         >>> import jax, jax.numpy as jnp, optax
         >>> from funcnn import layers, losses, metrics
-        >>> line = supervised(layers.dense(1), losses.squared_error, optax.adam(0.01), {"mae": metrics.mean_absolute_error})
+        >>> mae = {"mae": metrics.mean_absolute_error}
+        >>> line = supervised(layers.dense(1), losses.squared_error, optax.adam(0.01), mae)
         >>> batch = jnp.ones((4, 2)), jnp.zeros((4, 1))
         >>> state, info = line.step(line.init(jax.random.key(0), batch), batch)
         >>> sorted(line.report(info))
         ['loss', 'mae']
     """
     if not callable(loss) or isinstance(loss, (Layer, Metric)):
-        checks.fail("supervised", "a loss, (prediction, target) -> losses", type(loss).__name__, "pass one of funcnn.losses", TypeError)
+        checks.fail(
+            "supervised",
+            "a loss, (prediction, target) -> losses",
+            type(loss).__name__,
+            "pass one of funcnn.losses",
+            TypeError,
+        )
     if penalty is not None and not callable(penalty):
-        checks.fail("supervised", "a penalty, params -> scalar", type(penalty).__name__, "pass one of funcnn.penalties", TypeError)
+        checks.fail(
+            "supervised",
+            "a penalty, params -> scalar",
+            type(penalty).__name__,
+            "pass one of funcnn.penalties",
+            TypeError,
+        )
     return trainer(supervised_objective(model, loss, penalty), optimizer, metrics)
 
 
 def _info(losses: Any, aux: Aux, metrics: Mapping[str, Metric]) -> dict[str, Any]:
     if not isinstance(aux, Aux):
-        checks.fail("trainer", "a loss that returns (losses, Aux)", type(aux).__name__, "return Aux(model_state, ...)", TypeError)
+        checks.fail(
+            "trainer",
+            "a loss that returns (losses, Aux)",
+            type(aux).__name__,
+            "return Aux(model_state, ...)",
+            TypeError,
+        )
     info: dict[str, Any] = {"losses": loss_sums(losses, aux.weights)}
     taken = sorted(({*info["losses"], "penalty"}) & set(metrics))
     if taken:
-        checks.fail("trainer", "metrics with names of their own", f"{taken} twice", "rename the metric or the term of the loss")
+        checks.fail(
+            "trainer", "metrics with names of their own", f"{taken} twice", "rename the metric or the term of the loss"
+        )
     if not (isinstance(aux.penalty, (int, float)) and aux.penalty == 0):
         if jnp.ndim(aux.penalty) != 0:
             checks.fail("trainer", "a scalar penalty", f"shape {jnp.shape(aux.penalty)}", "sum it")
@@ -198,14 +225,20 @@ def _expect_metrics(metrics: dict[str, Metric]) -> dict[str, Metric]:
             checks.fail("trainer", "metrics named by a word that is not 'loss'", repr(name), "rename the metric")
         if not isinstance(metric, Metric):
             got = f"the factory {metric.__name__}" if callable(metric) else type(metric).__name__
-            checks.fail("trainer", f"a Metric under {name!r}", got, "call it, or wrap a function: metrics.mean(f)", TypeError)
+            checks.fail(
+                "trainer", f"a Metric under {name!r}", got, "call it, or wrap a function: metrics.mean(f)", TypeError
+            )
     return metrics
 
 
 def _expect_optimizer(optimizer: Any) -> None:
     if isinstance(optimizer, optax.GradientTransformation):
         return
-    got = f"the factory {optimizer.__name__}" if callable(optimizer) and hasattr(optimizer, "__name__") else type(optimizer).__name__
+    got = (
+        f"the factory {optimizer.__name__}"
+        if callable(optimizer) and hasattr(optimizer, "__name__")
+        else type(optimizer).__name__
+    )
     checks.fail("trainer", "an Optax optimizer", got, "pass one such as optax.adam(1e-3)", TypeError)
 
 
@@ -214,3 +247,10 @@ def expect_trainer(where: str, value: Any) -> None:
     if not isinstance(value, Trainer):
         fix = "make one with training.supervised(model, loss, optimizer)"
         checks.fail(where, "a Trainer", type(value).__name__, fix, TypeError)
+
+
+def expect_state(where: str, state: Any) -> None:
+    """Raise unless ``state`` is a ``TrainState`` or ``None``."""
+    if state is not None and not isinstance(state, TrainState):
+        fix = "pass result.state, or trainer.init(key, batch)._replace(params=...)"
+        checks.fail(where, "state as a TrainState", type(state).__name__, fix, TypeError)

@@ -1,10 +1,11 @@
-"""The checks of values, on the host and before anything is compiled: what a compiled program could only turn into NaN."""
+"""The checks of values, on the host and before anything is compiled."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from funcnn import checks
 from funcnn.core import Tree
@@ -14,7 +15,7 @@ from funcnn.training.trainers import Trainer, TrainState
 def expect_finite(where: str, what: str, tree: Tree) -> None:
     """Raise where an array holds NaN or infinity, and say in which row the first one is."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
         array = np.asarray(leaf)
         good = np.isfinite(array)
@@ -31,15 +32,22 @@ def expect_finite(where: str, what: str, tree: Tree) -> None:
 def expect_values(where: str, trainer: Trainer, arrays: Tree, held_out: Tree, state: TrainState | None) -> None:
     """Raise where data hold NaN or infinity, or targets that the loss or a metric refuses.
 
-    The losses check the values of targets that are known. So ``trainer.evaluate`` is traced, not run, with the inputs as shapes
-    and all else of the data as it is.
+    The losses check the values of targets that are known. So ``trainer.evaluate`` is traced, not run, with the inputs
+    as shapes and all else of the data as it is.
     """
     for what, data in (("data", arrays), ("validation", held_out)):
         if data is None:
             continue
         expect_finite(where, what, data)
-        if isinstance(data, tuple) and len(data) > 1 and not any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(data)):
-            jax.eval_shape(lambda x, s, rest=data[1:]: trainer.evaluate(s, (x, *rest)), data[0], _state(trainer, data, state))
+        if isinstance(data, tuple) and len(data) > 1 and not _is_traced(data):
+            x, *rest = data
+            jax.eval_shape(
+                lambda a, s, known=tuple(rest): trainer.evaluate(s, (a, *known)), x, _state(trainer, data, state)
+            )
+
+
+def _is_traced(tree: Tree) -> bool:
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _state(trainer: Trainer, data: Tree, state: TrainState | None) -> Any:

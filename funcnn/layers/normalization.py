@@ -1,0 +1,187 @@
+"""Layers that shift and scale their input to mean zero and variance one."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcnn import checks
+from funcnn.core import Layer, Tree, array_layer, param_dtype
+from funcnn.primitives import along_last
+
+
+def layer_norm(*, epsilon: Any = 1e-5, scale: bool = True, bias: bool = True) -> Layer:
+    """Normalises the features of each position by their own mean and variance.
+
+    Formula: ``y = (x - mean(x)) / sqrt(var(x) + epsilon) * scale + bias``, mean and variance over the last axis
+
+    Shapes: ``(batch, ..., features) -> (batch, ..., features)``
+
+    Params: ``scale (features,)`` unless ``scale=False``, ``bias (features,)`` unless ``bias=False``. State: none.
+
+    Args:
+        epsilon: added to the variance; may be a tracer.
+        scale: whether each feature is scaled by a parameter that starts at one.
+        bias: whether a parameter that starts at zero is added to each feature.
+
+    Raises:
+        TypeError: the input is not floating.
+        ValueError: the input has no axis, or other features than the params were made for.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from funcnn import layers
+        >>> x = jnp.array([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]])
+        >>> params, state = layers.layer_norm().init(jax.random.key(0), x)
+        >>> print(layers.layer_norm().apply(params, state, x)[0].round(2))
+        [[-1.22  0.    1.22]
+         [-1.22  0.    1.22]]
+
+    Notes:
+        1. ``epsilon`` is PyTorch's; Flax takes 1e-6 and Keras 1e-3.
+        2. Half precision is normalised in float32 and rounded once.
+
+    Reference: Ba, Kiros and Hinton, "Layer normalization", 2016.
+    """
+    checks.expect_between("layer_norm", "epsilon", epsilon, 0.0, float("inf"))
+
+    def init(key: Any, x: Any) -> tuple[Tree, Tree]:
+        del key
+        _expect_features("layer_norm", x)
+        return _affine(x, scale, bias), {}
+
+    def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
+        del key, training
+        _expect_features("layer_norm", x, params)
+        # One batch axis: reductions and their gradients over a matrix are faster on CPU than over more axes.
+        a = _widened(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
+        centered = a - jnp.mean(a, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centered), axis=-1, keepdims=True)
+        y = _scaled(centered, jax.lax.rsqrt(variance + epsilon), params)
+        return y.astype(x.dtype).reshape(x.shape), state
+
+    return array_layer(init, apply, "layer_norm")
+
+
+def batch_norm(*, momentum: Any = 0.9, epsilon: Any = 1e-5, scale: bool = True, bias: bool = True) -> Layer:
+    """Normalises each feature: by the batch's mean and variance while training, by their running averages otherwise.
+
+    Formula: ``y = (x - mean) / sqrt(var + epsilon) * scale + bias``. While training, ``mean`` and ``var`` are those of
+    each feature over all other axes, ``n`` values, and the state becomes ``momentum * old + (1 - momentum) * new``,
+    the new variance times ``n / (n - 1)``.
+
+    Shapes: ``(batch, ..., features) -> (batch, ..., features)``
+
+    Params: ``scale (features,)`` unless ``scale=False``, ``bias (features,)`` unless ``bias=False``.
+    State: ``mean (features,)`` from zero, ``var (features,)`` from one.
+
+    Args:
+        momentum: the part of the running averages that is kept at each step, from 0 to 1; may be a tracer.
+        epsilon: added to the variance; may be a tracer.
+        scale: whether each feature is scaled by a parameter that starts at one.
+        bias: whether a parameter that starts at zero is added to each feature.
+
+    Raises:
+        TypeError: the input is not floating.
+        ValueError: the input has fewer than two axes or other features than the state was made for, or there is one
+            single value of each feature to normalise while training: its variance would be zero.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from funcnn import layers
+        >>> x = jnp.array([[1.0, 10.0], [3.0, 30.0]])
+        >>> layer = layers.batch_norm()
+        >>> params, state = layer.init(jax.random.key(0), x)
+        >>> y, state = layer.apply(params, state, x, training=True)
+        >>> print(y.round(2))
+        [[-1. -1.]
+         [ 1.  1.]]
+        >>> print(state["mean"], state["var"])
+        [0.2 2. ] [ 1.1 20.9]
+
+    Notes:
+        1. ``momentum`` is the part kept, as in Keras and Flax (default 0.99 in both). PyTorch's is the part replaced:
+           its default 0.1 is 0.9 here.
+        2. The running variance averages the unbiased estimate, as in the paper and PyTorch, so that its expectation
+           does not depend on the batch size; Keras and Flax average the biased one. While training, all normalise by
+           the biased one.
+        3. ``epsilon`` is PyTorch's and Flax's; Keras takes 1e-3.
+        4. The variance is the mean of squared distances from the mean. ``mean(x^2) - mean(x)^2``, which Flax takes, is
+           one pass less, and has hardly a digit right in float32 where the mean is a thousand times the deviation.
+        5. Half precision is normalised in float32 and rounded once.
+        6. A layer before it needs no bias: it would be subtracted with the mean.
+
+    Reference: Ioffe and Szegedy, "Batch normalization: accelerating deep network training", 2015.
+    """
+    checks.expect_between("batch_norm", "momentum", momentum, 0.0, 1.0)
+    checks.expect_between("batch_norm", "epsilon", epsilon, 0.0, float("inf"))
+
+    def init(key: Any, x: Any) -> tuple[Tree, Tree]:
+        del key
+        _expect_batch(x)
+        shape, dtype = x.shape[-1:], param_dtype(x)
+        return _affine(x, scale, bias), {"mean": jnp.zeros(shape, dtype), "var": jnp.ones(shape, dtype)}
+
+    def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
+        del key
+        _expect_batch(x, state)
+        a = _widened(x)
+        mean, var = state["mean"].astype(a.dtype), state["var"].astype(a.dtype)
+        if training:
+            axes, n = tuple(range(x.ndim - 1)), _values_of_each_feature(x)
+            mean = jnp.mean(a, axes)
+            var = jnp.mean(jnp.square(a - along_last(mean, a.ndim)), axes)
+            new = {"mean": mean, "var": var * (n / (n - 1))}
+            state = {k: (momentum * old + (1 - momentum) * new[k]).astype(old.dtype) for k, old in state.items()}
+        y = _scaled(a - along_last(mean, a.ndim), along_last(jax.lax.rsqrt(var + epsilon), a.ndim), params)
+        return y.astype(x.dtype), state
+
+    return array_layer(init, apply, "batch_norm")
+
+
+def _affine(x: Any, scale: bool, bias: bool) -> Tree:
+    shape, dtype = x.shape[-1:], param_dtype(x)
+    return ({"scale": jnp.ones(shape, dtype)} if scale else {}) | ({"bias": jnp.zeros(shape, dtype)} if bias else {})
+
+
+def _widened(x: Any) -> Any:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _scaled(centered: Any, factor: Any, params: Tree) -> Any:
+    factor = factor.astype(centered.dtype)  # a traced epsilon may be wider than the input
+    if "scale" in params:
+        factor = factor * along_last(params["scale"].astype(centered.dtype), centered.ndim)
+    y = centered * factor
+    return y + along_last(params["bias"].astype(y.dtype), y.ndim) if "bias" in params else y
+
+
+def _values_of_each_feature(x: Any) -> int:
+    count = math.prod(x.shape[:-1])
+    if count == 1:
+        checks.fail(
+            "batch_norm",
+            "at least 2 values of each feature when training",
+            f"1 in an input of shape {tuple(x.shape)}",
+            "take a larger batch, or drop_last=True where one example is left over; one value has no variance",
+        )
+    return count
+
+
+def _expect_batch(x: Any, state: Tree | None = None) -> None:
+    checks.expect_rank("batch_norm", x, 2, "(batch, ..., features)", "add a batch axis: x[None]")
+    _expect_features("batch_norm", x, state)
+
+
+def _expect_features(where: str, x: Any, made: Tree | None = None) -> None:
+    checks.expect_rank(where, x, 1, "(batch, ..., features)", "pass an array with a last axis of features")
+    checks.expect_floating(where, x)
+    for name, array in (made or {}).items():
+        if array.shape != x.shape[-1:]:
+            checks.fail(
+                where,
+                f"{array.shape[0]} input features, as its {name} {tuple(array.shape)} has",
+                f"{x.shape[-1]} in an input of shape {tuple(x.shape)}",
+                "pass inputs of the shape that init was given, or init again",
+            )

@@ -1,0 +1,206 @@
+"""The bodies of training, written once: a fold over the steps of an epoch, inside a fold over epochs.
+
+How a program repeats and branches is an argument (``Loops``). ``run`` folds with ``lax.scan``, so that it can be
+differentiated; ``advance`` folds from ``first`` to ``stop`` with ``lax.while_loop``, whose bounds are data, so that
+pieces of any size are one compiled program and give the same bits.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcnn.core import Tree, spec
+from funcnn.training.plans import Plan
+from funcnn.training.trainers import Trainer, TrainState
+
+
+class Carry(NamedTuple):
+    """All that a run carries from one step to the next, and from one chunk to the next."""
+
+    state: TrainState
+    sums: Any  # the infos of the epoch under way, added up
+    order: Any  # the permutation of the epoch under way
+    history: dict[str, Any]  # one row for each epoch
+    first_bad_step: Any  # -1 as long as all is finite
+    shuffle_key: Any
+    start: Any  # the number of steps that the state had behind it when the run began
+
+
+# ---- the bodies, written once ----------------------------------------------------------------------------------------
+
+Body = Callable[[Any, Carry], Carry]
+
+
+class Loops(NamedTuple):
+    """How a program repeats and branches: the only difference between ``run`` and ``advance``."""
+
+    fold: Callable[[Body, Carry, Any, Any], Carry]  # body(i, carry) for i from first to stop
+    when: Callable[[Any, Callable[[Carry], Carry], Carry], Carry]  # then(carry) where the predicate holds
+
+
+# A step in a branch is compiled on its own, a step in the open is fused with its surroundings, and that can change
+# the last bit. So the smaller last batch is a branch in both programs; ``run`` takes it on a predicate that is always
+# true, which XLA cannot know.
+
+
+def _scan(body: Body, carry: Carry, first: int, stop: int) -> Carry:
+    indices = jnp.arange(first, stop, dtype=jnp.int32)
+    return jax.lax.scan(lambda c, i: (body(i, c), None), carry, indices)[0]
+
+
+def _while(body: Body, carry: Carry, first: Any, stop: Any) -> Carry:
+    def more(pair: tuple[Any, Carry]) -> Any:
+        return (pair[0] < stop) & (pair[1].first_bad_step < 0)
+
+    return jax.lax.while_loop(more, lambda pair: (pair[0] + 1, body(*pair)), (jnp.asarray(first, jnp.int32), carry))[1]
+
+
+def _branch(predicate: Any, then: Callable[[Carry], Carry], carry: Carry) -> Carry:
+    return jax.lax.cond(predicate & (carry.first_bad_step < 0), then, lambda c: c, carry)
+
+
+STATIC = Loops(_scan, lambda predicate, then, carry: then(carry) if predicate else carry)
+DYNAMIC = Loops(_while, _branch)
+
+
+class Program(NamedTuple):
+    """A trainer on a plan with its data: the bodies of the two nested folds."""
+
+    trainer: Trainer
+    plan: Plan
+    data: Tree
+    validation: Tree
+
+    def start(self, key: Any, state: TrainState | None) -> Carry:
+        """The carry before the first step, from the key of the run, split once."""
+        init_key, shuffle_key, step_key = jax.random.split(key, 3)
+        if state is None:
+            state = self.trainer.init(init_key, self.batch_spec())
+        state = state._replace(key=step_key, step=jnp.asarray(state.step, jnp.int32))
+        _, info = jax.eval_shape(self.trainer.step, state, self.batch_spec())
+        sums = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), info)
+        carry = Carry(state, sums, self.order_of(shuffle_key, 0), {}, jnp.int32(-1), shuffle_key, state.step)
+        rows = jax.eval_shape(self.row, carry)
+        return carry._replace(history={name: _empty(self.plan.epochs, row) for name, row in rows.items()})
+
+    def batch_spec(self) -> Tree:
+        """The shapes and dtypes of a whole batch."""
+        if self.plan.source:
+            return jax.eval_shape(self.plan.source, jax.random.key(0))
+        if not self.plan.batch_size:
+            return spec(self.data)
+        return jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((self.plan.batch_size, *a.shape[1:]), a.dtype), spec(self.data)
+        )
+
+    def shuffles(self) -> bool:
+        """Whether an epoch draws an order: not where one batch holds everything."""
+        return self.plan.batch_size > 0 and self.plan.shuffle
+
+    def order_of(self, shuffle_key: Any, epoch: Any) -> Any:
+        """The order of the examples in an epoch, a function of the key and its number."""
+        if not self.shuffles():
+            return jnp.zeros((0,), jnp.int32)
+        return jax.random.permutation(jax.random.fold_in(shuffle_key, epoch), self.plan.examples)
+
+    def batch(self, carry: Carry, row: Any, i: Any, size: int) -> Tree:
+        """Batch ``i`` of epoch ``row``, of a static size."""
+        plan = self.plan
+        if plan.source:
+            return plan.source(jax.random.fold_in(carry.shuffle_key, carry.start + row * plan.epoch_steps + i))
+        if not size:
+            return self.data
+        begin = i * plan.batch_size
+        if not plan.shuffle:
+            return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, size), self.data)
+        chosen = jax.lax.dynamic_slice_in_dim(carry.order, begin, size)
+        return jax.tree.map(lambda a: a.at[chosen].get(mode="promise_in_bounds", unique_indices=True), self.data)
+
+    def step(self, carry: Carry, row: Any, i: Any, size: int) -> Carry:
+        """One step, its info added to the sums."""
+        state, info = self.trainer.step(carry.state, self.batch(carry, row, i, size))
+        bad = carry.first_bad_step
+        if self.plan.stops_at_nonfinite:
+            bad = jnp.where(self.finite(info), bad, row * self.plan.epoch_steps + i)
+        sums = info if self.plan.epoch_steps == 1 else jax.tree.map(jnp.add, carry.sums, info)
+        return carry._replace(state=state, sums=sums, first_bad_step=bad)
+
+    def finite(self, info: Any) -> Any:
+        """Whether the loss of a step is finite; where none is reported, whether everything is."""
+        row = self.trainer.report(info)
+        watched = [row["loss"]] if "loss" in row else list(row.values())
+        return functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(value)) for value in watched])
+
+    def row(self, carry: Carry) -> dict[str, Any]:
+        """The row of the history at the end of an epoch."""
+        row = self.trainer.report(carry.sums)
+        if self.validation is None:
+            return row
+        sums = evaluated(self.trainer, carry.state, self.validation, self.plan.batch_size or None)
+        return row | {f"validation_{name}": value for name, value in self.trainer.report(sums).items()}
+
+    def epoch(self, loops: Loops, carry: Carry, row: Any, first: Any, stop: Any, ends: Any) -> Carry:
+        """The steps from ``first`` to ``stop`` of an epoch; it begins if ``first`` is 0, and ends if ``ends``."""
+        plan = self.plan
+
+        def begin(c: Carry) -> Carry:
+            order = self.order_of(c.shuffle_key, c.start // plan.epoch_steps + row)
+            return c._replace(order=order, sums=jax.tree.map(jnp.zeros_like, c.sums))
+
+        def end(c: Carry) -> Carry:
+            return c._replace(history={name: c.history[name].at[row].set(value) for name, value in self.row(c).items()})
+
+        if plan.epoch_steps == 1:
+            carry = begin(carry) if self.shuffles() else carry
+            return end(self.step(carry, row, 0, plan.batch_size))
+        carry = loops.when(first == 0, begin, carry)
+        size = plan.batch_size
+        carry = loops.fold(lambda i, c: self.step(c, row, i, size), carry, first, _least(stop, plan.full))
+        if plan.full < plan.epoch_steps:
+            rest = plan.examples - plan.full * size
+            carry = _branch((stop > plan.full) & (row >= 0), lambda c: self.step(c, row, plan.full, rest), carry)
+        return loops.when(ends, end, carry)
+
+
+def _least(a: Any, b: int) -> Any:
+    return min(a, b) if isinstance(a, int) else jnp.minimum(a, b)
+
+
+def _empty(rows: int, row: Any) -> Any:
+    """A column of the history before anything is known: NaN, or 0 for integers."""
+    return jnp.full((rows, *row.shape), jnp.nan if jnp.issubdtype(row.dtype, jnp.inexact) else 0, row.dtype)
+
+
+def evaluated(trainer: Trainer, state: TrainState, data: Tree, batch_size: int | None) -> Any:
+    """The sums of ``trainer.evaluate`` over all data, in batches and a smaller last one."""
+    n = len(jax.tree.leaves(data)[0])
+    if batch_size is None or n <= batch_size:
+        return trainer.evaluate(state, data)
+
+    def batch(begin: Any, size: int) -> Tree:
+        return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, size), data)
+
+    def body(sums: Any, i: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, trainer.evaluate(state, batch(i * batch_size, batch_size))), None
+
+    full = n // batch_size
+    infos = jax.eval_shape(lambda: trainer.evaluate(state, batch(0, batch_size)))
+    sums = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), infos)
+    sums, _ = jax.lax.scan(body, sums, jnp.arange(full, dtype=jnp.int32))
+    if n % batch_size:
+        sums = jax.tree.map(jnp.add, sums, trainer.evaluate(state, batch(full * batch_size, n % batch_size)))
+    return sums
+
+
+def advance(program: Program, carry: Carry, first: Any, stop: Any) -> Carry:
+    """The steps from ``first`` to ``stop`` of a run, numbered from its beginning, up to one that is not finite."""
+    size = program.plan.epoch_steps
+
+    def body(row: Any, c: Carry) -> Carry:
+        begin, end = jnp.maximum(first - row * size, 0), jnp.minimum(stop - row * size, size)
+        return program.epoch(DYNAMIC, c, row, begin, end, (end == size) | (row * size + end == program.plan.steps))
+
+    return _while(body, carry, first // size, -(-stop // size))

@@ -1,0 +1,194 @@
+"""Paths into a pytree of parameters, such as ``encoder/dense_0/kernel``, and patterns over them.
+
+A pattern is read segment by segment: ``*`` stands for any characters within one, ``**`` for any number of segments,
+none included. ``encoder/**`` is all that lies beneath ``encoder``, ``**/kernel`` every kernel, ``dense_*/bias`` the
+biases of the dense layers at the top. All other characters mean themselves. Where a tree is at hand, a pattern that
+matches nothing is an error, since a misspelt one would otherwise do nothing without a word.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Hashable, Mapping
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+
+
+def paths(tree: Any) -> list[str]:
+    """The paths of all leaves in natural order: ``dense_2`` before ``dense_10``.
+
+    Example:
+        >>> from funcnn import trees
+        >>> trees.paths({"dense_10": {"kernel": 0}, "dense_2": {"kernel": 0, "bias": 0}})
+        ['dense_2/bias', 'dense_2/kernel', 'dense_10/kernel']
+    """
+    return sorted((path for path, _ in _leaves(tree)), key=_natural)
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether the whole of a path fits a pattern.
+
+    Example:
+        >>> from funcnn import trees
+        >>> trees.matches("encoder/**", "encoder/dense_0/kernel"), trees.matches("*/kernel", "encoder/dense_0/kernel")
+        (True, False)
+
+    Raises:
+        TypeError: the pattern is not a string.
+        ValueError: the pattern is empty.
+    """
+    _expect_pattern("matches", pattern)
+    return _fits(pattern.split("/"), path.split("/"))
+
+
+def select(tree: Any, *patterns: str, where: str = "select") -> dict[str, Any]:
+    """The leaves whose path matches one of the patterns, by path and in natural order.
+
+    Args:
+        tree: a pytree.
+        patterns: at least one.
+        where: who asks; errors begin with it.
+
+    Raises:
+        ValueError: a pattern matches nothing, or there is none.
+
+    Example:
+        >>> from funcnn import trees
+        >>> params = {"dense_0": {"kernel": 1.0, "bias": 2.0}, "dense_1": {"kernel": 3.0}}
+        >>> trees.select(params, "**/kernel")
+        {'dense_0/kernel': 1.0, 'dense_1/kernel': 3.0}
+        >>> trees.select(params, "dense0/*")
+        Traceback (most recent call last):
+        ...
+        ValueError: select: expected a pattern that matches a path, got 'dense0/*'; the nearest are 'dense_0/bias', ...
+    """
+    leaves = dict(_leaves(tree))
+    chosen = _chosen(where, list(leaves), patterns)
+    return {path: leaves[path] for path in sorted(leaves, key=_natural) if path in chosen}
+
+
+def mask(tree: Any, *patterns: str, where: str = "mask") -> Any:
+    """The same tree with ``True`` where a path matches one of the patterns: a mask for ``optax.masked``.
+
+    Args:
+        tree: a pytree.
+        patterns: at least one.
+        where: who asks; errors begin with it.
+
+    Raises:
+        ValueError: a pattern matches nothing, or there is none.
+
+    Example:
+        >>> from funcnn import trees
+        >>> trees.mask({"dense_0": {"kernel": 1.0, "bias": 2.0}}, "**/kernel")
+        {'dense_0': {'bias': False, 'kernel': True}}
+    """
+    names = [path for path, _ in _leaves(tree)]
+    chosen = _chosen(where, names, patterns)
+    return jax.tree.unflatten(jax.tree.structure(tree), [path in chosen for path in names])
+
+
+def labels(tree: Any, rules: Mapping[str, Hashable], default: Hashable = None, where: str = "labels") -> Any:
+    """The same tree with a label for each leaf, that of the first pattern that matches, for ``optax.partition``.
+
+    Args:
+        tree: a pytree.
+        rules: labels by pattern; the order decides where several match.
+        default: the label of leaves that no pattern matches; without one they are an error.
+        where: who asks; errors begin with it.
+
+    Raises:
+        ValueError: a pattern matches nothing, or a leaf is left without a label.
+
+    Example:
+        >>> from funcnn import trees
+        >>> params = {"encoder": {"kernel": 1.0}, "head": {"bias": 2.0, "kernel": 3.0}}
+        >>> trees.labels(params, {"encoder/**": "frozen", "**/kernel": "decayed"}, default="plain")
+        {'encoder': {'kernel': 'frozen'}, 'head': {'bias': 'plain', 'kernel': 'decayed'}}
+    """
+    names = [path for path, _ in _leaves(tree)]
+    found: dict[str, Hashable] = {}
+    for pattern, label in rules.items():
+        for path in _chosen(where, names, (pattern,)):
+            found.setdefault(path, label)
+    left = sorted(set(names) - set(found), key=_natural)
+    if default is None and left:
+        _fail(where, "a pattern for every leaf", f"none for {_listed(left)}", "add a pattern, or pass default=")
+    return jax.tree.unflatten(jax.tree.structure(tree), [found.get(path, default) for path in names])
+
+
+def count(tree: Any) -> int:
+    """How many numbers the arrays of a tree hold together; only shapes are read.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from funcnn import trees
+        >>> trees.count({"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)})
+        16
+    """
+    return sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
+
+
+def _leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Paths and leaves in the order of ``jax.tree.leaves``."""
+    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in pairs]
+
+
+def _natural(path: str) -> list[list[str | int]]:
+    # split keeps the numbers at odd places, so that numbers meet numbers and words meet words.
+    return [[int(s) if i % 2 else s for i, s in enumerate(re.split(r"(\d+)", name))] for name in path.split("/")]
+
+
+def _fits(pattern: list[str], path: list[str]) -> bool:
+    if not pattern:
+        return not path
+    head, rest = pattern[0], pattern[1:]
+    if head == "**":
+        return any(_fits(rest, path[i:]) for i in range(len(path) + 1))
+    return bool(path) and _segment(head, path[0]) and _fits(rest, path[1:])
+
+
+def _segment(pattern: str, name: str) -> bool:
+    return re.fullmatch(".*".join(re.escape(part) for part in pattern.split("*")), name, re.DOTALL) is not None
+
+
+def _chosen(where: str, names: list[str], patterns: tuple[str, ...]) -> set[str]:
+    if not patterns:
+        _fail(where, "at least one pattern", "none", "pass one such as '**' for all or '**/kernel'")
+    chosen: set[str] = set()
+    for pattern in patterns:
+        _expect_pattern(where, pattern)
+        found = {path for path in names if _fits(pattern.split("/"), path.split("/"))}
+        if not found:
+            _fail(where, "a pattern that matches a path", repr(pattern), _advice(pattern, names))
+        chosen |= found
+    return chosen
+
+
+def _advice(pattern: str, names: list[str]) -> str:
+    if not names:
+        return "the tree has no leaves"
+    if any(_fits([*pattern.split("/"), "**"], name.split("/")) for name in names):
+        return f"for all beneath it write {pattern + '/**'!r}"
+    nearest = difflib.get_close_matches(pattern, sorted(names, key=_natural), n=5, cutoff=0.0)
+    return f"the nearest are {_listed(nearest)}"
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _expect_pattern(where: str, pattern: Any) -> None:
+    if not isinstance(pattern, str):
+        got = f"{type(pattern).__name__} {pattern!r}"
+        _fail(where, "a pattern such as '**/kernel'", got, "pass one string for each pattern", TypeError)
+    if not pattern:
+        _fail(where, "a pattern such as '**/kernel'", "an empty one", "for all leaves write '**'")
+
+
+def _fail(where: str, expected: str, got: str, fix: str, error: type[Exception] = ValueError) -> NoReturn:
+    # The format of checks.fail, which stands in the same row of the house and is not imported here.
+    raise error(f"{where}: expected {expected}, got {got}; {fix}")

@@ -1,0 +1,38 @@
+"""What holds for every test: strict numerics, no window, and no oracle left out where all of them are required."""
+
+import importlib.util
+import os
+
+import hypothesis
+import jax
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # before matplotlib is imported, also by the examples
+
+# (n,) against (n, 1) is the commonest silent mistake in this kind of code: implicit promotion of ranks raises.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The same examples in every run, and no time limit on one: the first of a new shape compiles.
+hypothesis.settings.register_profile("funcnn", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("funcnn")
+
+ORACLES_REQUIRED = os.environ.get("FUNCNN_REQUIRE_ORACLES", "") not in ("", "0")
+
+
+def pytest_configure(config):
+    """Stop at once where the oracles are required and missing: the tests that need them would prove nothing."""
+    del config
+    if ORACLES_REQUIRED and importlib.util.find_spec("torch") is None:
+        raise pytest.UsageError("FUNCNN_REQUIRE_ORACLES is set and torch is missing; pip install 'funcnn[oracles]'")
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch, where it is installed."""
+    return pytest.importorskip("torch", reason="the oracles extra is not installed")
+
+
+@pytest.fixture
+def key():
+    """A typed key, the same for every test."""
+    return jax.random.key(0)

@@ -1,0 +1,168 @@
+"""Prose is executed: every Python block of README.md and docs/, every example, the commands, the links, the version.
+
+The Python blocks of a document share one namespace and run in order. A block of ``text`` straight after one shows what
+it prints, and must show exactly that. Code of another framework stands after ``<!-- skip: next "reason" -->``.
+"""
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import unittest
+from pathlib import Path
+
+import pytest
+from sybil import Document
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
+
+import funcnn
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("README.md"), *ROOT.glob("docs/**/*.md")])
+EXAMPLES = sorted(ROOT.glob("examples/*.py"))
+
+every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+every_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+
+
+# ---- what documents show ---------------------------------------------------------------------------------------------
+
+
+class Recorded(PythonEvaluator):
+    """Runs a block and remembers where it ended and what it printed."""
+
+    def __call__(self, example):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            super().__call__(example)
+        example.document.printed = (example.end, printed.getvalue())
+
+
+def compare(example):
+    """The text after a Python block is what that block printed; text elsewhere is text."""
+    end, printed = getattr(example.document, "printed", (0, ""))
+    between = example.document.text[end : example.start].strip().strip("`")
+    if end == 0 or between.strip():
+        return None
+    shown = textwrap.dedent(example.parsed).strip()
+    return None if printed.strip() == shown else f"Shown:\n{shown}\nPrinted:\n{printed.strip()}"
+
+
+def parsers():
+    python = PythonCodeBlockParser()
+    python.codeblock_parser = CodeBlockParser("python", Recorded())
+    return [python, CodeBlockParser("text", compare), SkipParser()]
+
+
+def execute(path):
+    for example in Document.parse(str(path), *parsers()):
+        with contextlib.suppress(unittest.SkipTest):  # of this one block, by the directive before it
+            example.evaluate()
+
+
+@every_document
+def test_every_snippet_runs_and_prints_what_is_shown(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # figures that a snippet saves
+    execute(path)
+
+
+BLOCK = "```python\n{}\n```\n"
+SHOWN = "\n```text\n{}\n```\n"
+SKIPPED = '<!-- skip: next "Keras" -->\n\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (BLOCK.format("x = 1") + BLOCK.format("print(x)") + SHOWN.format("1"), None),
+        (BLOCK.format("print(1)") + SHOWN.format("2"), "Shown:\n2\nPrinted:\n1"),
+        (BLOCK.format("x = 1") + SHOWN.format("2"), "Printed:"),
+        (BLOCK.format("print(1)") + "\nSome words.\n" + SHOWN.format("2"), None),
+        (SHOWN.format("not output"), None),
+        (BLOCK.format("1 / 0"), "division by zero"),
+        (BLOCK.format(">>> 1 + 1\n3"), "Expected:"),
+        (BLOCK.format(">>> 1 + 1\n2"), None),
+        (SKIPPED + BLOCK.format("import keras.nothing"), None),
+        (SKIPPED + BLOCK.format("import keras.nothing") + BLOCK.format("1 / 0"), "division by zero"),
+    ],
+)
+def test_a_wrong_snippet_is_noticed(text, error, tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text(text)
+    with pytest.raises(Exception, match=re.escape(error)) if error else contextlib.nullcontext():
+        execute(path)
+
+
+@every_document
+def test_every_skipped_snippet_has_a_reason(path):
+    directives = re.findall(r"<!--+\s*skip:.*?--+>", path.read_text())
+    assert [directive for directive in directives if not re.search(r'skip: next "[^"]+"', directive)] == []
+
+
+@every_document
+def test_every_python_block_is_found(path):
+    """A block that is indented or misspelt would silently not run."""
+    text = path.read_text()
+    fences = re.findall(r"^[ \t>]*(?:```|~~~)[ \t]*(?:py|python|python3|pycon)\b", text, re.MULTILINE | re.IGNORECASE)
+    assert fences == ["```python"] * len(fences)
+
+
+@every_document
+def test_every_link_inside_the_project_leads_somewhere(path):
+    targets = re.findall(r"\]\(([^)\s#]+)[^)]*\)|<img[^>]*src=\"([^\"]+)\"", path.read_text())
+    local = [a or b for a, b in targets if not re.match(r"[a-z]+:", a or b)]
+    assert [target for target in local if not (path.parent / target).exists()] == []
+
+
+# ---- the commands and the version ------------------------------------------------------------------------------------
+
+SET_UP = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/"
+
+
+def test_the_first_two_commands_of_the_readme():
+    commands = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert [command.strip() for command in commands[:2]] == [SET_UP + "python examples/digits.py", SET_UP + "pytest"]
+
+
+def test_the_changelog_begins_with_this_version():
+    versions = re.findall(r"^## (\d+\.\d+\.\d+)", (ROOT / "docs/changelog.md").read_text(), re.MULTILINE)
+    assert versions[0] == funcnn.__version__
+    assert versions == sorted(versions, key=lambda version: [int(part) for part in version.split(".")], reverse=True)
+
+
+# ---- examples --------------------------------------------------------------------------------------------------------
+
+# What an example must print: a pattern with one number, and the range of that number. Every example has its line.
+CLAIMS = {
+    "diabetes.py": (r"R²\D*([\d.]+)", 0.4, 1.0),
+    "digits.py": (r"test accuracy\D*([\d.]+)", 0.985, 1.0),
+    "heights.py": (r"right\D*(\d+) of 10", 10, 10),
+    "iris.py": (r"right\D*(\d+) of 150", 147, 150),
+    "moons.py": (r"right\D*(\d+) of 100", 95, 100),
+    "pinn.py": (r"error\D*([\d.e-]+)", 0.0, 0.1),
+    "xor.py": (r"right\D*(\d+) of 4", 4, 4),
+}
+
+
+@every_example
+def test_an_example_is_short(path):
+    assert path.read_text().count("\n") <= 100
+
+
+@pytest.mark.slow
+@every_example
+def test_an_example_keeps_what_it_claims(path, tmp_path):
+    environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error", str(path)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr
+    pattern, low, high = CLAIMS[path.name]
+    found = re.findall(pattern, done.stdout, re.IGNORECASE)
+    assert found, f"{pattern} is not in what {path.name} prints:\n{done.stdout}"
+    assert low <= float(found[-1]) <= high, done.stdout

@@ -1,0 +1,330 @@
+"""The law of a run, in bytes: however a run is driven, it is the same run.
+
+Two networks with everything that has ever told programs apart: dropout, batch norm, Adam, a metric, validation with a
+smaller last batch, and a smaller last training batch. Each way of driving a run is compared with ``jax.jit`` of ``run``.
+"""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from funcnn import layers, losses, metrics, training
+from funcnn.training import driving
+
+N, BATCH, EPOCHS = 27, 8, 6  # three whole batches and one of three examples
+EPOCH_STEPS = 4
+KEY = jax.random.key(7)
+RNG = np.random.default_rng(0)
+
+
+def drawn(n, shape):
+    return RNG.normal(size=(n, *shape)).astype(np.float32), RNG.integers(0, 3, n).astype(np.int32)
+
+
+def mlp():
+    return layers.serial(
+        layers.dense(10), layers.batch_norm(), layers.tanh, layers.dropout(0.3), layers.dense(6), layers.relu, layers.dense(3)
+    )
+
+
+def convolutional():
+    return layers.serial(
+        layers.conv(4, 3),
+        layers.batch_norm(),
+        layers.relu,
+        layers.max_pool(2),
+        layers.conv(5, 2),
+        layers.relu,
+        layers.flatten,
+        layers.dropout(0.3),
+        layers.dense(3),
+    )
+
+
+class Case:
+    """A network with its data, and the run that all others are compared with."""
+
+    def __init__(self, model, shape):
+        self.model = model
+        self.trainer = self.made(1e-2)
+        self.data, self.validation = drawn(N, shape), drawn(13, shape)  # validated in a batch of 8 and one of 5
+        self.options = {"epochs": EPOCHS, "batch_size": BATCH, "validation": self.validation}
+        self.whole = jax.jit(lambda key: training.run(self.trainer, self.data, key=key, **self.options))(KEY)
+
+    def made(self, rate):
+        return training.supervised(
+            self.model, losses.softmax_cross_entropy, optax.adam(rate), metrics={"accuracy": metrics.accuracy}
+        )
+
+    def fit(self, **options):
+        return training.fit(self.trainer, self.data, key=KEY, progress=False, **{**self.options, **options})
+
+    def steps(self, **options):
+        return list(training.steps(self.trainer, self.data, key=KEY, **{**self.options, **options}))
+
+
+@pytest.fixture(scope="module", params=["mlp", "convolutional"])
+def case(request):
+    if request.param == "mlp":
+        return Case(mlp(), (5,))
+    return Case(convolutional(), (7, 7, 2))
+
+
+def leaves(tree):
+    """Path and host array of every leaf, keys as their data."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(jnp.asarray(leaf).dtype if not hasattr(leaf, "dtype") else leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        found[jax.tree_util.keystr(path)] = np.asarray(leaf)
+    return found
+
+
+def assert_same_bytes(found, expected):
+    found, expected = leaves(found), leaves(expected)
+    assert found.keys() == expected.keys()
+    different = [path for path, a in expected.items() if found[path].dtype != a.dtype or found[path].tobytes() != a.tobytes()]
+    assert different == [], {path: (found[path], expected[path]) for path in different[:3]}
+
+
+def assert_close(found, expected, tolerance):
+    found, expected = leaves(found), leaves(expected)
+    assert found.keys() == expected.keys()
+    for path, a in expected.items():
+        np.testing.assert_allclose(found[path], a, rtol=tolerance, atol=tolerance, err_msg=path)
+
+
+def test_the_run_is_no_trivial_one(case):
+    history = case.whole.history
+    assert sorted(history) == ["accuracy", "loss", "validation_accuracy", "validation_loss"]
+    assert {column.shape for column in history.values()} == {(EPOCHS,)}
+    assert all(np.isfinite(column).all() for column in history.values())
+    assert history["loss"][-1] < history["loss"][0]
+    assert int(case.whole.state.step) == EPOCHS * EPOCH_STEPS
+    assert not np.array_equal(*(case.whole.history[name] for name in ("loss", "validation_loss")))
+
+
+def test_run_compiled_by_the_caller_is_run(case):
+    assert_same_bytes(training.run(case.trainer, case.data, key=KEY, **case.options), case.whole)
+
+
+@pytest.mark.parametrize("every", [1, 3, EPOCHS, None])
+def test_fit_in_chunks_of_epochs_is_run(case, every):
+    seen = []
+    result = case.fit(every=every, observers=[lambda event: seen.append(event.step)])
+    if every is not None:
+        assert seen == list(range(every * EPOCH_STEPS, EPOCHS * EPOCH_STEPS + 1, every * EPOCH_STEPS))
+    assert_same_bytes(result, case.whole)
+
+
+@pytest.mark.parametrize("seconds", [[0.2], [0.03, 0.9, 0.055, 0.31, 0.02], [0.067, 0.5]])
+def test_fit_in_chunks_by_the_clock_is_run(case, monkeypatch, seconds):
+    readings = (t for i in range(1000) for t in (10.0 * i, 10.0 * i + seconds[i % len(seconds)]))
+    monkeypatch.setattr(driving, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
+    seen = [0]
+    result = case.fit(observers=[lambda event: seen.append(event.step)])
+    sizes = np.diff(seen).tolist()
+    if len(seconds) > 1:
+        assert len(set(sizes)) > 2, sizes
+        assert any(step % EPOCH_STEPS for step in seen), seen  # cut inside epochs
+        assert max(sizes) > EPOCH_STEPS, sizes  # and over their ends
+    assert_same_bytes(result, case.whole)
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_steps_are_run(case, every):
+    events = case.steps(every=every)
+    taken = [event.step for event in events]
+    assert taken == [*range(every, EPOCHS * EPOCH_STEPS, every), EPOCHS * EPOCH_STEPS]
+    assert_same_bytes(events[-1].state, case.whole.state)
+    if every == 1:
+        rows = [event.metrics for event in events if event.step % EPOCH_STEPS == 0]
+        history = {name: np.array([row[name] for row in rows], np.float32) for name in rows[0]}
+        assert_same_bytes(history, case.whole.history)
+
+
+def batches_by_hand(data, key, epochs):
+    """The batches of a run, from the formula that the docstring of ``run`` gives."""
+    _, shuffle_key, _ = jax.random.split(key, 3)
+    for epoch in range(epochs):
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(shuffle_key, epoch), N))
+        for begin in range(0, N, BATCH):
+            yield tuple(a[order[begin : begin + BATCH]] for a in data)
+
+
+def started(case):
+    """The state before the first step, compiled as everything is."""
+    init_key, _, step_key = jax.random.split(KEY, 3)
+    first = tuple(a[:BATCH] for a in case.data)
+    return jax.jit(case.trainer.init)(init_key, first)._replace(key=step_key)
+
+
+def test_compiled_step_in_a_loop_of_your_own_is_run(case):
+    state, step, rows, sums = started(case), training.compiled_step(case.trainer), [], None
+    for i, batch in enumerate(batches_by_hand(case.data, KEY, EPOCHS)):
+        state, info = step(state, batch)
+        sums = info if i % EPOCH_STEPS == 0 else jax.tree.map(jnp.add, sums, info)
+        if i % EPOCH_STEPS == EPOCH_STEPS - 1:
+            rows.append(jax.jit(case.trainer.report)(sums))
+    assert_same_bytes(state, case.whole.state)
+    history = jax.tree.map(lambda *values: np.stack(values), *rows)
+    assert_same_bytes(history, {name: case.whole.history[name] for name in history})
+
+
+def test_a_step_that_the_caller_compiled_is_run_to_rounding(case):
+    state, step = started(case), jax.jit(case.trainer.step)
+    for batch in batches_by_hand(case.data, KEY, EPOCHS):
+        state, _ = step(state, batch)
+    assert_close(state, case.whole.state, 1e-3)
+
+
+def test_two_runs_one_from_the_state_of_the_other_are_run(case):
+    first = training.run(case.trainer, case.data, key=KEY, **{**case.options, "epochs": 2})
+    options = {**case.options, "epochs": EPOCHS - 2}
+    second = training.run(case.trainer, case.data, key=KEY, state=first.state, **options)
+    assert_same_bytes(second.state, case.whole.state)
+    history = jax.tree.map(lambda a, b: np.concatenate([a, b]), first.history, second.history)
+    assert_same_bytes(history, case.whole.history)
+    assert_same_bytes(case.fit(state=first.state, epochs=EPOCHS - 2, every=1), second)
+
+
+def test_members_of_a_map_are_runs_and_those_of_vmap_to_rounding(case):
+    # Hyperparameters come as arrays: a Python float and a traced one differ by rounding.
+    seeds, rates = jnp.arange(3, dtype=jnp.uint32), jnp.array([1e-3, 1e-2, 3e-2])
+
+    def member(pair):
+        return training.run(case.made(pair[1]), case.data, key=jax.random.key(pair[0]), **{**case.options, "epochs": 3})
+
+    mapped = jax.jit(lambda pairs: jax.lax.map(member, pairs))((seeds, rates))
+    together = jax.jit(jax.vmap(member))((seeds, rates))
+    alone = jax.jit(member)
+    for i in range(3):
+        single = alone((seeds[i], rates[i]))
+        assert_same_bytes(jax.tree.map(lambda a, i=i: a[i], mapped), single)
+        assert_close(jax.tree.map(lambda a, i=i: a[i], together), single, 1e-2)
+
+
+# ---- other forms of a run -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": None},
+        {"batch_size": None, "epochs": 1},
+        {"batch_size": 100},
+        {"epochs": None, "steps": 10},  # ends in the third epoch
+        {"epochs": None, "steps": 3},  # ends in the first one
+        {"epochs": None, "steps": 4},  # ends with it
+        {"epochs": 1},
+        {"shuffle": False},
+        {"drop_last": True},
+        {"drop_last": True, "epochs": None, "steps": 7},
+        {"batch_size": 1, "epochs": 1, "validation": None},
+        {"batch_size": 9},  # no smaller last batch
+        {"batch_size": 20},  # one whole batch, and a smaller one
+        {"validation": None},
+    ],
+    ids=str,
+)
+def test_every_form_of_run_is_that_of_fit_and_steps(options):
+    case = FORMS
+    options = {**case.options, "epochs": 3, **options}
+    result = training.run(case.trainer, case.data, key=KEY, **options)
+    assert all(np.isfinite(leaf).all() for leaf in leaves(result).values())
+    assert_same_bytes(case.fit(**options, every=1), result)
+    assert_same_bytes(case.fit(**options, every=2), result)
+    assert_same_bytes(case.fit(**options), result)
+    assert_same_bytes(case.steps(**options, every=2)[-1].state, result.state)
+
+
+def test_a_function_of_the_key_is_data_in_every_form():
+    def draw(key):
+        noise_key, x_key = jax.random.split(key)
+        x = jax.random.uniform(x_key, (6, 5))
+        return x, (x[:, 0] > 0.5).astype(jnp.int32) + (jax.random.uniform(noise_key, (6,)) < 0.1)
+
+    for more in ({"epochs": 7}, {"epochs": 3, "steps_per_epoch": 5}, {"steps": 11, "steps_per_epoch": 4}):
+        options = {"key": KEY, "validation": FORMS.validation, **more}
+        result = training.run(FORMS.trainer, draw, **options)
+        assert_same_bytes(training.fit(FORMS.trainer, draw, progress=False, every=2, **options), result)
+        *_, last = training.steps(FORMS.trainer, draw, every=3, **options)
+        assert_same_bytes(last.state, result.state)
+
+
+def test_a_function_of_the_key_goes_on_where_it_was():
+    def draw(key):
+        x = jax.random.normal(key, (6, 5))
+        return x, (x[:, 0] > 0).astype(jnp.int32)
+
+    whole = training.run(FORMS.trainer, draw, key=KEY, steps=9, steps_per_epoch=3)
+    first = training.run(FORMS.trainer, draw, key=KEY, steps=3, steps_per_epoch=3)
+    second = training.run(FORMS.trainer, draw, key=KEY, steps=6, steps_per_epoch=3, state=first.state)
+    assert_close(second.state, whole.state, 1e-5)
+
+
+class _Small(Case):
+    def __init__(self):
+        self.model = layers.serial(layers.dense(6), layers.batch_norm(), layers.tanh, layers.dropout(0.2), layers.dense(3))
+        self.trainer = self.made(1e-2)
+        self.data, self.validation = drawn(N, (5,)), drawn(13, (5,))
+        self.options = {"epochs": 3, "batch_size": BATCH, "validation": self.validation}
+
+
+FORMS = _Small()
+
+# ---- many devices -------------------------------------------------------------------------------------------------------
+
+SHARDED = """
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import test_law
+from funcnn import training
+
+assert len(jax.devices()) == 8
+mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+sharding = NamedSharding(mesh, PartitionSpec("batch"))
+for case in test_law.Case(test_law.mlp(), (5,)), test_law.Case(test_law.convolutional(), (7, 7, 2)):
+    # As many examples as the devices divide; still with a smaller last batch.
+    data = tuple(a[:24] for a in case.data)
+    options = {"epochs": 3, "batch_size": 10, "validation": case.validation}
+    single = training.run(case.trainer, data, key=test_law.KEY, **options)
+    spread = jax.device_put(data, sharding)
+    assert len(spread[0].sharding.device_set) == 8
+    for result in (
+        jax.jit(lambda d: training.run(case.trainer, d, key=test_law.KEY, **options))(spread),
+        training.fit(case.trainer, spread, key=test_law.KEY, progress=False, **options),
+    ):
+        test_law.assert_close(result, single, 1e-3)
+        assert any(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(result.state.params))
+print("all close")
+"""
+
+
+def test_a_batch_spread_over_eight_devices_is_run_to_rounding():
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SHARDED)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "all close"

@@ -1,0 +1,361 @@
+"""Every law over the whole catalogue: what is true of one layer is true of all, or its row says why not."""
+
+import inspect
+import re
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from catalogue import LAYERS, LayerRow
+
+from funcnn import layers
+from funcnn.core import Layer
+
+KEY = jax.random.key(7)
+HALVES = {"float32": 1e-6, "bfloat16": 2e-2, "float16": 3e-3}  # dtype: distance from the result in float64
+
+
+def over(rows: list[LayerRow]) -> Any:
+    return pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in rows])
+
+
+def made(row: LayerRow, x: Any) -> tuple[Layer, Any, Any]:
+    layer = row.layer()
+    return (layer, *layer.init(jax.random.key(7), x))
+
+
+def names(tree: Any) -> list[str]:
+    return [path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def same_bytes(a: Any, b: Any) -> None:
+    chex.assert_trees_all_equal_structs(a, b)
+    assert [np.asarray(u).tobytes() for u in jax.tree.leaves(a)] == [
+        np.asarray(v).tobytes() for v in jax.tree.leaves(b)
+    ]
+
+
+# ---- init ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_layer_is_in_the_catalogue() -> None:
+    assert {row.factory for row in LAYERS} == set(layers.__all__)
+    assert len({row.name for row in LAYERS}) == len(LAYERS)
+
+
+@over(LAYERS)
+def test_it_keeps_to_the_contract(row: LayerRow) -> None:
+    layer = row.layer()
+    init = inspect.signature(layer.init).parameters
+    apply = inspect.signature(layer.apply).parameters
+    assert list(init) == ["key", "x"]
+    assert list(apply) == ["params", "state", "x", "key", "training"]
+    assert [(p.kind.name, p.default) for p in list(apply.values())[3:]] == [
+        ("KEYWORD_ONLY", None),
+        ("KEYWORD_ONLY", False),
+    ]
+    assert layer.kind == row.factory or row.factory == "named"
+
+
+@over([row for row in LAYERS if row.name == row.factory])
+def test_its_docstring_says_what_it_holds(row: LayerRow) -> None:
+    layer, params, state = made(row, row.input())
+    if not layer.children and row.factory != "named":
+        assert sorted(names((params, state))) == sorted(row.entries)
+    public = getattr(layers, row.factory)
+    text = inspect.getdoc(
+        public if callable(public) and not isinstance(public, Layer) else inspect.getmodule(public.apply)
+    )
+    assert text is not None
+    for entry in row.entries:
+        assert f"``{entry}" in text
+    if not isinstance(public, Layer):
+        for part in ("Shapes:", "Example:", "Reference:", "Formula:"):
+            assert part in text
+        for argument in inspect.signature(public).parameters:
+            assert re.search(rf"Args:.* \*?{argument}: ", text, re.DOTALL)
+
+
+@over(LAYERS)
+def test_one_key_gives_one_tree_and_another_key_another(row: LayerRow) -> None:
+    layer, x = row.layer(), row.input()
+    first, again = layer.init(jax.random.key(7), x), layer.init(jax.random.key(7), x)
+    same_bytes(first, again)
+    other = layer.init(jax.random.key(8), x)
+    chex.assert_trees_all_equal_structs(first, other)
+    differs = any(not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (first, other)), strict=True))
+    assert differs == row.draws
+
+
+@over(LAYERS)
+def test_init_reads_shapes_and_dtypes_only(row: LayerRow) -> None:
+    layer, x = row.layer(), row.input()
+    expected = layer.init(KEY, x)
+    same_bytes(layer.init(KEY, jax.ShapeDtypeStruct(x.shape, x.dtype)), expected)
+    same_bytes(layer.init(KEY, np.full_like(x, 99 if row.count else np.nan)), expected)
+    same_bytes(layer.init(KEY, jnp.asarray(x)), expected)
+
+
+@over(LAYERS)
+def test_init_is_the_same_program_compiled_and_mapped(row: LayerRow) -> None:
+    layer, x = row.layer(), jnp.asarray(row.input())
+    expected = layer.init(KEY, x)
+    chex.assert_trees_all_close(jax.jit(layer.init)(KEY, x), expected, rtol=1e-6)
+    chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(layer.init, KEY, x), expected)
+    keys = jnp.stack([jax.random.key(8), KEY])
+    mapped = jax.vmap(layer.init, in_axes=(0, None), out_axes=0)(keys, x)
+    chex.assert_trees_all_close(jax.tree.map(lambda a: a[1], mapped), expected, rtol=1e-6)
+
+
+# ---- apply ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [False, True])
+@over(LAYERS)
+def test_compiled_equals_eager_and_traces_once(row: LayerRow, training: bool) -> None:
+    x = jnp.asarray(row.input())
+    layer, params, state = made(row, x)
+    chex.clear_trace_counter()
+    apply = chex.assert_max_traces(lambda p, s, x, key: layer.apply(p, s, x, key=key, training=training), n=1)
+    compiled = jax.jit(apply)
+    y, new = layer.apply(params, state, x, key=KEY, training=training)
+    chex.assert_trees_all_close(compiled(params, state, x, KEY), (y, new), rtol=2e-6, atol=1e-6)
+    compiled(params, state, jnp.asarray(row.input(seed=1)), jax.random.key(9))
+    specs = jax.eval_shape(lambda p, s, x: layer.apply(p, s, x, key=KEY, training=training), params, state, x)
+    chex.assert_trees_all_equal_shapes_and_dtypes(specs, (y, new))
+    chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
+    if not training:
+        same_bytes(new, state)
+    if not row.ignores_input:
+        assert all(leaf.shape[0] == x.shape[0] for leaf in jax.tree.leaves(y))
+
+
+@over(LAYERS)
+def test_each_example_stands_for_itself(row: LayerRow) -> None:
+    x = jnp.asarray(row.input())
+    layer, params, state = made(row, x)
+    if row.ignores_input:
+        same_bytes(layer.apply(params, state, x)[0], layer.apply(params, state, x[:1])[0])
+        return
+    alone = jax.vmap(lambda a: jax.tree.map(lambda y: y[0], layer.apply(params, state, a[None])[0]))(x)
+    chex.assert_trees_all_close(alone, layer.apply(params, state, x)[0], rtol=2e-6, atol=1e-6)
+
+
+@over([row for row in LAYERS if not row.ignores_input])
+def test_only_the_rows_that_say_so_look_across_the_batch(row: LayerRow) -> None:
+    x = jnp.asarray(row.input())
+    layer, params, state = made(row, x)
+    others = x.at[1:].set(jnp.asarray(row.input(seed=1))[1:])
+    first, second = (layer.apply(params, state, a, key=KEY, training=True)[0] for a in (x, others))
+    equal = [
+        bool(jnp.allclose(a[0], b[0], rtol=1e-5)) for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True)
+    ]
+    assert all(equal) != row.looks_across_batch
+
+
+@over(LAYERS)
+def test_not_training_needs_no_key_and_draws_nothing(row: LayerRow) -> None:
+    layer, params, state = made(row, row.input())
+    x = jnp.asarray(row.input())
+    expected = layer.apply(params, state, x)
+    same_bytes(layer.apply(params, state, x), expected)
+    same_bytes(layer.apply(params, state, x, key=jax.random.key(1)), expected)
+
+
+@over(LAYERS)
+def test_training_draws_from_the_key_alone(row: LayerRow) -> None:
+    layer, params, state = made(row, row.input())
+    x = jnp.asarray(row.input())
+    first, again, other = (layer.apply(params, state, x, key=jax.random.key(i), training=True) for i in (1, 1, 2))
+    same_bytes(first, again)
+    equal = all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (first, other)), strict=True))
+    assert equal != row.needs_key
+    if not row.needs_key:
+        same_bytes(layer.apply(params, state, x, training=True), first)
+        return
+    with pytest.raises(TypeError, match=r"dropout: expected a key when training, got None; pass key=jax\.random\.key"):
+        layer.apply(params, state, x, training=True)
+
+
+@over(LAYERS)
+def test_nothing_that_is_given_changes(row: LayerRow) -> None:
+    x = row.input()
+    layer, params, state = made(row, x)
+    given = jax.tree.map(np.array, (params, state, x))
+    before = [leaf.tobytes() for leaf in jax.tree.leaves(given)]
+    y, new = layer.apply(*given, key=KEY, training=True)
+    layer.init(KEY, given[2])
+    assert [leaf.tobytes() for leaf in jax.tree.leaves(given)] == before
+    expected = layer.apply(params, state, jnp.asarray(x), key=KEY, training=True)
+    same_bytes((y, new), expected)
+    chex.assert_trees_all_equal_shapes_and_dtypes((y, new), expected)
+
+
+@over(LAYERS)
+def test_side_inputs_are_handed_on(row: LayerRow) -> None:
+    x, mask = jnp.asarray(row.input()), np.array([True, False])
+    layer = row.layer()
+    given = {"mask": mask, "x": x}
+    params, state = layer.init(KEY, given)
+    same_bytes((params, state), layer.init(KEY, x))
+    y, new = layer.apply(params, state, given, key=KEY, training=True)
+    plain, plain_new = layer.apply(params, state, x, key=KEY, training=True)
+    same_bytes(new, plain_new)
+    assert list(given) == ["mask", "x"]
+    if row.except_from("side_inputs"):
+        same_bytes(tuple(output["x"] for output in y), plain)
+        return
+    same_bytes(y["x"], plain)
+    np.testing.assert_array_equal(y["mask"], mask)
+    with pytest.raises(ValueError, match=r"expected the features under 'x', got a dict with \['mask'\]; rename"):
+        layer.apply(params, state, {"mask": mask}, key=KEY) if row.factory != "identity" else layers.relu.init(
+            KEY, {"mask": mask}
+        )
+
+
+@over([row for row in LAYERS if not row.integers and row.count is None])
+def test_whole_numbers_are_refused_with_the_fix(row: LayerRow) -> None:
+    pixels = np.ones(row.shape, np.uint8)
+    layer, params, state = made(row, row.input())
+    attempts = [lambda: layers.serial(layer).init(KEY, pixels), lambda: layer.apply(params, state, pixels)]
+    if params:
+        attempts.append(lambda: layer.init(KEY, pixels))
+    for attempt in attempts:
+        with pytest.raises(TypeError, match=r"\w+: expected a floating input, got uint8\(.*\); convert it: x\.astype"):
+            attempt()
+
+
+@over([row for row in LAYERS if row.integers and not row.ignores_input and row.factory != "function"])
+def test_whole_numbers_stay_whole(row: LayerRow) -> None:
+    pixels = np.ones(row.shape, np.uint8)
+    layer = row.layer()
+    assert layer.apply(*layer.init(KEY, pixels), pixels)[0].dtype == np.uint8
+
+
+# ---- derivatives -----------------------------------------------------------------------------------------------------
+
+
+@over(LAYERS)
+def test_derivatives_match_finite_differences(row: LayerRow) -> None:
+    """Forward, reverse, and the second in both orders, along one random direction of params and input, in float64."""
+    with jax.enable_x64(True):
+        given = row.input(np.float64)
+        layer, params, state = made(row, given)
+        assert row.count is not None or {a.dtype for a in jax.tree.leaves((params, state))} <= {jnp.dtype("float64")}
+        params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
+        rng = np.random.default_rng(5)
+        direction, x_direction = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), (params, given))
+
+        def along(t: Any) -> Any:
+            moved = jax.tree.map(lambda p, d: p + t * d, params, direction)
+            x = given if row.count is not None else given + t * x_direction
+            out = jax.tree.leaves(layer.apply(moved, state, x, key=jax.random.key(3), training=True))
+            assert {a.dtype for a in out} == {jnp.dtype("float64")}
+            return sum(jnp.sum(jnp.sin(a + jnp.arange(a.size).reshape(a.shape))) for a in out)
+
+        @jax.jit
+        def derivatives(t: Any) -> Any:
+            reverse = jax.grad(along)
+            forward_over_reverse = jax.jvp(reverse, (t,), (1.0,))[1]
+            return along(t), reverse(t), jax.jvp(along, (t,), (1.0,))[1], forward_over_reverse, jax.grad(reverse)(t)
+
+        h = 1e-5
+        (before, slope_before, *_), (_, *found), (after, slope_after, *_) = (derivatives(t) for t in (-h, 0.0, h))
+        slope, curvature = (after - before) / (2 * h), (slope_after - slope_before) / (2 * h)
+        np.testing.assert_allclose(found, [slope, slope, curvature, curvature], rtol=1e-7, atol=1e-8)
+
+
+@over([row for row in LAYERS if row.count is None])
+def test_derivatives_are_finite_where_functions_have_corners_or_saturate(row: LayerRow) -> None:
+    layer, params, state = made(row, row.input())
+
+    @jax.jit
+    def derivatives(x: Any) -> Any:
+        def total(px: Any) -> Any:
+            y, new = layer.apply(px[0], state, px[1], key=KEY, training=True)
+            return sum(jnp.sum(leaf) for leaf in jax.tree.leaves((y, new)))
+
+        gradient = jax.grad(total)
+        return gradient((params, x)), jax.jvp(gradient, ((params, x),), ((params, x),))[1]
+
+    for value in (0.0, 1.0, 30.0, -30.0):
+        chex.assert_tree_all_finite(derivatives(jnp.full(row.shape, value)))
+
+
+# ---- precision -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@over([row for row in LAYERS if row.count is None])
+def test_the_dtype_of_the_input_is_kept(row: LayerRow, dtype: str) -> None:
+    layer, params, state = made(row, jax.ShapeDtypeStruct(row.shape, dtype))
+    x = jnp.asarray(row.input(), dtype)
+    y, new = layer.apply(params, state, x, key=KEY, training=True)
+    assert {leaf.dtype for leaf in jax.tree.leaves(y)} == {jnp.dtype(dtype)}
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, state, new))} <= {jnp.dtype("float32")}
+    plain, _ = layer.apply(params, state, x.astype(jnp.float32), key=KEY, training=True)
+    chex.assert_trees_all_close(
+        jax.tree.map(lambda a: a.astype(jnp.float32), y), plain, rtol=HALVES[dtype] * 2, atol=HALVES[dtype] * 2
+    )
+
+
+@over([row for row in LAYERS if row.count is None])
+def test_float32_stays_float32_under_x64(row: LayerRow) -> None:
+    with jax.enable_x64(True):
+        layer, params, state = made(row, row.input(np.float32))
+        y, new = layer.apply(params, state, row.input(np.float32), key=jax.random.key(3), training=True)
+        assert {leaf.dtype for leaf in jax.tree.leaves((params, state, y, new))} == {jnp.dtype("float32")}
+
+
+# ---- transformations -------------------------------------------------------------------------------------------------
+
+
+@over([row for row in LAYERS if row.hyper is not None])
+def test_a_numeric_hyperparameter_may_be_traced_mapped_and_differentiated(row: LayerRow) -> None:
+    assert row.hyper is not None
+    factory, value = row.hyper
+    x = jnp.asarray(row.input())
+
+    def outputs(h: Any) -> Any:
+        layer = factory(h)
+        return layer.apply(*layer.init(KEY, x), x, key=KEY, training=True)
+
+    expected = outputs(value)
+    chex.assert_trees_all_close(jax.jit(outputs)(value), expected, rtol=1e-5, atol=1e-6)
+    mapped = jax.jit(jax.vmap(outputs))(jnp.array([value / 2, value]))
+    chex.assert_trees_all_close(jax.tree.map(lambda a: a[1], mapped), expected, rtol=1e-5, atol=1e-6)
+    assert any(not np.allclose(a[0], a[1]) for a in jax.tree.leaves(mapped))
+    slope = jax.grad(lambda h: sum(jnp.sum(jnp.square(a)) for a in jax.tree.leaves(outputs(h))))(value)
+    assert np.isfinite(slope)
+    with jax.enable_x64(True):
+        for leaf in jax.tree.leaves(jax.jit(outputs)(jnp.float64(value))):
+            assert leaf.dtype == jnp.float32
+
+
+@over(LAYERS)
+def test_a_scan_equals_the_loop_with_keys_used_once_and_no_leaks(row: LayerRow) -> None:
+    """The gradient inside goes through remat too."""
+    x = jnp.asarray(row.input())
+    with jax.checking_leaks(), jax.debug_key_reuse(True):
+        layer, params, state = made(row, x)
+
+        def step(state: Any, key: Any) -> Any:
+            def total(params: Any) -> Any:
+                y, new = jax.checkpoint(lambda p: layer.apply(p, state, x, key=key, training=True))(params)
+                return sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(y)), (y, new)
+
+            gradient, (y, new) = jax.grad(total, has_aux=True)(params)
+            return new, (y, gradient)
+
+        run = jax.jit(lambda state, key: jax.lax.scan(step, state, jax.random.split(key, 3)))
+        final, (scanned, gradients) = run(state, jax.random.key(5))
+    looped = []
+    for key in jax.random.split(jax.random.key(5), 3):
+        y, state = layer.apply(params, state, x, key=key, training=True)
+        looped.append(y)
+    chex.assert_trees_all_close(final, state, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(scanned, jax.tree.map(lambda *a: jnp.stack(a), *looped), rtol=1e-5, atol=1e-6)
+    chex.assert_tree_all_finite(gradients)
