@@ -3,6 +3,7 @@
 Data: E. Alpaydin and C. Kaynak, "Optical recognition of handwritten digits", UCI, 1998; bundled with scikit-learn.
 """
 
+import functools
 import pathlib
 import time
 
@@ -47,8 +48,8 @@ def main() -> None:
     steps = EPOCHS * -(-len(train[0]) // BATCH)
     trainer = training.supervised(
         model,
-        losses.softmax_cross_entropy,
-        optax.adam(optax.cosine_decay_schedule(3e-3, steps)),
+        functools.partial(losses.softmax_cross_entropy, label_smoothing=0.1),
+        optax.adamw(optax.cosine_decay_schedule(3e-3, steps), weight_decay=0.02),
         metrics={"accuracy": metrics.accuracy, "confusion": metrics.confusion_matrix(10)},
     )
     result = training.fit(trainer, train, key=key, epochs=EPOCHS, batch_size=BATCH, validation=test)

@@ -312,9 +312,7 @@ def _measure_r_squared(outputs: Any, targets: Any, weights: Any = None) -> dict[
 def _compute_r_squared(sums: dict[str, Any]) -> Any:
     residual, (weight, shift, square) = sums["residual"], sums["binned"]
     offset = shift / jnp.where(weight > 0, weight, 1.0)
-    # Positions are taken from the fullest bin, so that they too are small.
-    anchors = jnp.asarray(_ANCHORS, residual.dtype)
-    position = anchors[None] - anchors[weight.argmax(axis=-1)][:, None] + offset
+    position = jnp.asarray(_ANCHORS, residual.dtype)[None] + offset
     mean = (weight * position).sum(axis=-1, keepdims=True) / weight.sum(axis=-1, keepdims=True)
     total = (square - shift * offset + weight * (position - mean) ** 2).sum(axis=-1)
     # Below the rounding of the sums there is no spread: the score is then 1 without error, else 0, as in scikit-learn.

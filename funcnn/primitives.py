@@ -68,6 +68,8 @@ def expect_padding(where: str, padding: Any) -> None:
 
 def pads(where: str, padding: Any, sizes: Sequence[int], extents: Sequence[int], strides: Sequence[int]) -> Pads:
     """The padding of each spatial axis as a pair, if a window of these extents fits into the padded input."""
+    if 0 in sizes:
+        checks.fail(where, "spatial axes that are not empty", f"sizes {tuple(sizes)}", "pass a larger input")
     if isinstance(padding, str):
         pairs = tuple(lax.padtype_to_pads(sizes, extents, strides, padding))
     else:
@@ -77,7 +79,7 @@ def pads(where: str, padding: Any, sizes: Sequence[int], extents: Sequence[int],
             checks.fail(where, f"padding for {len(sizes)} spatial axes", f"{len(entries)} in {tuple(padding)}", fix)
         pairs = tuple(tuple(entry) if isinstance(entry, (tuple, list)) else (entry, entry) for entry in entries)
     padded = tuple(size + low + high for size, (low, high) in zip(sizes, pairs, strict=True))
-    if 0 in sizes or any(extent > size for extent, size in zip(extents, padded, strict=True)):
+    if any(extent > size for extent, size in zip(extents, padded, strict=True)):
         checks.fail(
             where,
             f"a window no larger than the input, {padded} in its spatial axes with padding",
@@ -102,8 +104,7 @@ def _outputs(size: int, extent: int, stride: int) -> int:
 # Measured on two CPU cores (32 MiB of shared cache), float32, value and gradients inside a lax.scan, where the
 # gradients that JAX derives for lax.conv_general_dilated are naive loops:
 # - One product over patches made of slices against a convolution with hand-written canonical gradients: 2.4 against
-#   3.6 ms (batch 32, 14x14x32 to 64), 2.1 against 5.3 ms mapped over 4 kernels. Slices stacked, or joined by axis: no
-#   difference.
+#   3.6 ms (batch 32, 14x14x32 to 64), 2.1 against 5.3 ms mapped over 4 kernels. Slices stacked: no difference.
 # - A product for each row of the kernel, summed, with patches of the other axes: 10 % faster where a patch row is wide
 #   (28x28x16: 3.2 against 3.6 ms, 14x14x64: 4.9 against 5.6), slower where it is narrow (28x28x3: 1.2 against 0.8 ms).
 # - A product for each position of the kernel never won.
@@ -123,8 +124,7 @@ def conv(
 
     On CPU it is a matrix product over patches: it has every derivative and batching rule, and is as fast inside a loop
     as outside. Beyond ``_WHOLE_BYTES`` of patches the batch, and then the first spatial axis, go through in chunks of
-    about ``_CHUNK_BYTES`` each, made anew for the gradient, which bounds the memory. Elsewhere it is XLA's own
-    convolution.
+    about ``_CHUNK_BYTES`` each, made anew for the gradient: this bounds the memory. Elsewhere it is XLA's convolution.
 
     Example:
         >>> x, kernel = jnp.arange(5.0).reshape(1, 5, 1), jnp.ones((3, 1, 1))
@@ -136,15 +136,10 @@ def conv(
         return lax.conv_general_dilated(
             x, kernel, strides, padding, rhs_dilation=dilation, dimension_numbers=layout, feature_group_count=groups
         )
-
     x = _padded(x, padding, 0)
-    if groups == 1:
-        form = _products
-    elif kernel.shape[-2] == 1 and kernel.shape[-1] == groups:
+    if kernel.shape[-2] == 1 and kernel.shape[-1] == groups > 1:
         return _depthwise(x, kernel, strides, dilation)
-    else:
-        form = _grouped
-    return _in_chunks(form, x, kernel, strides, dilation)
+    return _in_chunks(_products if groups == 1 else _grouped, x, kernel, strides, dilation)
 
 
 def _taps(
@@ -183,7 +178,7 @@ def _grouped(x: Any, kernel: Any, strides: Sequence[int], dilation: Sequence[int
     x = jnp.moveaxis(x.reshape(*x.shape[:-1], groups, inputs), -2, 0)
     kernel = jnp.moveaxis(kernel.reshape(*kernel.shape[:-1], groups, kernel.shape[-1] // groups), -2, 0)
     y = jnp.moveaxis(jax.vmap(lambda a, k: _products(a, k, strides, dilation))(x, kernel), 0, -2)
-    return y.reshape(*y.shape[:-2], -1)
+    return y.reshape(*y.shape[:-2], y.shape[-2] * y.shape[-1])
 
 
 def _depthwise(x: Any, kernel: Any, strides: Sequence[int], dilation: Sequence[int]) -> Any:
@@ -234,10 +229,9 @@ def _mapped(compute: Callable[[Any], Any], x: Any, size: int) -> Any:
 # ---- pooling ---------------------------------------------------------------------------------------------------------
 
 # Value and gradient in a lax.scan, batch 32, 28x28x32. Windows side by side: 1.0 ms at 2x2 and 0.8 at 7x7;
-# reduce_window 6.1 and 6.6, the maximum of slices 2.0 and 3.0, jnp.max (where equal elements share the gradient) 1.3
-# and 1.0. Windows that overlap, 3x3: 1.8 ms at stride 2 and 3.9 at stride 1; lax.reduce_window 11 and 75. From seven
-# elements on, doubling the width is faster than taking all slices, 9 against 19 ms at 7x7 and stride 1, and quick to
-# compile.
+# reduce_window 6.1 and 6.6, the maximum of slices 2.0 and 3.0, jnp.max (equal elements share the gradient) 1.3 and 1.0.
+# Windows that overlap, 3x3: 1.8 ms at stride 2, 3.9 at stride 1; lax.reduce_window 11 and 75. From seven elements on,
+# doubling the width beats taking all slices, 9 against 19 ms at 7x7 and stride 1, and compiles at any width.
 _DOUBLED_WIDTH = 7
 
 
@@ -254,9 +248,9 @@ def avg_pool(x: Any, window: Sequence[int], strides: Sequence[int], padding: Pad
     total = _pooled(_padded(exact, padding, 0), window, strides, jnp.sum, partial(_under, jnp.add))
     counts = np.ones((1,) * x.ndim)
     for axis, (low, high) in enumerate(padding):
-        present = np.pad(np.ones(x.shape[axis + 1]), (low, high))
-        under = np.convolve(present, np.ones(window[axis]), "valid")[:: strides[axis]]
-        counts = counts * under.reshape([-1 if a == axis + 1 else 1 for a in range(x.ndim)])
+        there = np.pad(np.ones(x.shape[axis + 1]), (low, high))
+        under = np.convolve(there, np.ones(window[axis]), "valid")[:: strides[axis]] if low or high else window[axis]
+        counts = counts * np.reshape(under, [-1 if a == axis + 1 else 1 for a in range(x.ndim)])
     return (total / jnp.asarray(counts, total.dtype)).astype(x.dtype)
 
 

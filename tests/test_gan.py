@@ -110,7 +110,7 @@ def test_it_learns_the_distribution(gan, result):
 
 
 def test_it_did_not_know_it_before(gan, real):
-    state = gan.trainer.init(jax.random.key(0), real[:128])
+    state = jax.jit(gan.trainer.init)(jax.random.key(0), real[:128])
     made = gan.samples(state.params.generator, jax.random.key(1), 4000)
     assert abs(made.mean() - MEAN) > 2.0
 

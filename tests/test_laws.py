@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import chex
@@ -16,6 +17,14 @@ from funcnn.core import Layer
 
 KEY = jax.random.key(7)
 HALVES = {"float32": 1e-6, "bfloat16": 2e-2, "float16": 3e-3}  # dtype: distance from the result in float64
+
+
+@pytest.fixture
+def quickly_compiled() -> Iterator[None]:
+    """For laws of derivatives and transformations, which hold before XLA optimizes: compiling takes a third less."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def over(rows: list[LayerRow]) -> Any:
@@ -238,6 +247,7 @@ def test_whole_numbers_stay_whole(row: LayerRow) -> None:
 # ---- derivatives -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quickly_compiled")
 @over(LAYERS)
 def test_derivatives_match_finite_differences(row: LayerRow) -> None:
     """Forward, reverse, and the second in both orders, along one random direction of params and input, in float64."""
@@ -268,6 +278,7 @@ def test_derivatives_match_finite_differences(row: LayerRow) -> None:
         np.testing.assert_allclose(found, [slope, slope, curvature, curvature], rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.usefixtures("quickly_compiled")
 @over([row for row in LAYERS if row.count is None])
 def test_derivatives_are_finite_where_functions_have_corners_or_saturate(row: LayerRow) -> None:
     layer, params, state = made(row, row.input())
@@ -313,6 +324,7 @@ def test_float32_stays_float32_under_x64(row: LayerRow) -> None:
 # ---- transformations -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quickly_compiled")
 @over([row for row in LAYERS if row.hyper is not None])
 def test_a_numeric_hyperparameter_may_be_traced_mapped_and_differentiated(row: LayerRow) -> None:
     assert row.hyper is not None
@@ -335,6 +347,7 @@ def test_a_numeric_hyperparameter_may_be_traced_mapped_and_differentiated(row: L
             assert leaf.dtype == jnp.float32
 
 
+@pytest.mark.usefixtures("quickly_compiled")
 @over(LAYERS)
 def test_a_scan_equals_the_loop_with_keys_used_once_and_no_leaks(row: LayerRow) -> None:
     """The gradient inside goes through remat too."""

@@ -379,6 +379,8 @@ def test_values_of_traced_targets_are_not_looked_at():
 def test_rows_rounded_to_half_precision_still_sum_to_1(dtype):
     rows = jnp.asarray(RNG.dirichlet(np.ones(1000), 20), dtype)
     assert losses.softmax_cross_entropy(jnp.zeros((20, 1000)), rows).shape == (20,)
+    thirds = jnp.full((1, 3), 1 / 3, dtype)
+    assert losses.softmax_cross_entropy(jnp.zeros((1, 3)), thirds).shape == (1,)
 
 
 def test_empty_batches_have_no_losses():

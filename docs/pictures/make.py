@@ -92,7 +92,7 @@ def drawn(rates, curves, slopes):
     epochs = [(epoch, f"{epoch}") for epoch in (1, 5, 10, 15, 20)]
     parts += panel(70, "map it: 64 learning rates, one program", "epoch", epochs, by_epoch, levels, height)
     decades = [(10.0**e, f'10<tspan dy="-5" style="font-size:9px">−{-e}</tspan>') for e in (-4, -3, -2, -1)]
-    heading = "differentiate it: each slope is jax.grad of a whole run"
+    heading = "differentiate it: each slope is jax.grad of a run"
     parts += panel(540, heading, "learning rate", decades, by_rate, levels, height)
     parts.append(text(70, 165, "validation loss", anchor="start", size=12))
     parts.append(text(540, 165, "validation loss after the last epoch", anchor="start", size=12))
@@ -102,7 +102,7 @@ def drawn(rates, curves, slopes):
         parts.append(f'<polyline points="{points}" fill="none" stroke="{paint}" stroke-width="1.2" opacity="0.85"/>')
         x, y = by_rate(rate), height(curve[-1])
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.2" fill="{paint}"/>')
-        if i % 5 == 3:
+        if i % 6 == 3:
             # The slope in the units of the picture: both axes are logarithms.
             steep = -slope * rate * math.log(10) / curve[-1] * 285 / (high - low) / (380 / 3)
             dx = 20 / math.hypot(1, steep)

@@ -46,7 +46,8 @@ def conv(
         groups: input and output features fall into so many groups that do not see one another; as many as there are
             input features make a depthwise convolution.
         bias: whether to add one.
-        kernel_init: from ``jax.nn.initializers``, as is ``bias_init``; it counts the window among the inputs.
+        kernel_init: from ``jax.nn.initializers``; it counts the window among the inputs.
+        bias_init: likewise from ``jax.nn.initializers``.
 
     Raises:
         TypeError: the input is not floating, or a count is not a whole number.

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from funcnn import checks, primitives
@@ -93,24 +94,41 @@ def _pool(
         primitives.per_axis(kind, name, value, len(sized))
     primitives.expect_padding(kind, padding)
 
-    def init(key: Any, x: Any) -> tuple[Tree, Tree]:
-        del key, x
-        return {}, {}
-
-    def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
-        del params, key, training
-        if floating:
-            checks.expect_floating(kind, x)
+    def pooled(x: Any) -> Any:
         _expect_spatial(kind, x, window)
         rank = x.ndim - 2
         widths = primitives.per_axis(kind, "window", window, rank)
         moves = primitives.per_axis(kind, "strides", steps, rank)
         pads = primitives.pads(kind, padding, x.shape[1:-1], widths, moves)
-        for width, pair in zip(widths, pads, strict=True):
-            if max(pair) >= width:
-                fix = "or some windows would hold nothing else"
-                checks.fail(kind, f"padding less than the window, {widths}", str(pads), fix)
-        return form(x, widths, moves, pads), state
+        if any(max(pair) >= width for width, pair in zip(widths, pads, strict=True)):
+            fix = "or some windows would hold nothing else"
+            checks.fail(kind, f"padding less than the window, {widths}", str(pads), fix)
+        return form(x, widths, moves, pads)
+
+    return _without_params(kind, pooled, floating)
+
+
+def _global(kind: str, form: Callable[..., Any], *, floating: bool = False) -> Layer:
+    def pooled(x: Any) -> Any:
+        _expect_spatial(kind, x, 1)
+        if 0 in x.shape[1:-1]:
+            checks.fail(kind, "spatial axes that are not empty", f"shape {tuple(x.shape)}", "pass a larger input")
+        return form(x, axis=tuple(range(1, x.ndim - 1)))
+
+    return _without_params(kind, pooled, floating)
+
+
+def _without_params(kind: str, pooled: Callable[[Any], Any], floating: bool) -> Layer:
+    def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
+        del params, key, training
+        if floating:
+            checks.expect_floating(kind, x)
+        return pooled(x), state
+
+    def init(key: Any, x: Any) -> tuple[Tree, Tree]:
+        del key
+        jax.eval_shape(lambda a: apply({}, {}, a)[0], x)  # so that a wrong shape is an error already here
+        return {}, {}
 
     return array_layer(init, apply, kind)
 
@@ -121,23 +139,6 @@ def _expect_spatial(kind: str, x: Any, window: Any) -> None:
     if isinstance(window, (tuple, list)) and len(x.shape) != len(window) + 2:
         expected = f"(batch, *spatial, features) with {len(window)} spatial axes"
         checks.fail(kind, expected, f"shape {tuple(x.shape)}", missing)
-
-
-def _global(kind: str, form: Callable[..., Any], *, floating: bool = False) -> Layer:
-    def init(key: Any, x: Any) -> tuple[Tree, Tree]:
-        del key, x
-        return {}, {}
-
-    def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
-        del params, key, training
-        if floating:
-            checks.expect_floating(kind, x)
-        _expect_spatial(kind, x, 1)
-        if 0 in x.shape[1:-1]:
-            checks.fail(kind, "spatial axes that are not empty", f"shape {tuple(x.shape)}", "pass a larger input")
-        return form(x, axis=tuple(range(1, x.ndim - 1))), state
-
-    return array_layer(init, apply, kind)
 
 
 global_avg_pool = _global("global_avg_pool", jnp.mean, floating=True)

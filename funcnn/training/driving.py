@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcnn import checks
 from funcnn import data as datasets
 from funcnn.core import Tree, expect_key
 from funcnn.training.plans import Plan, planned, validation_arrays
@@ -152,6 +153,10 @@ class Driver(NamedTuple):
         """A chunk, with what ``_advance`` says of it; this waits for it."""
         bounds = np.int32(first), np.int32(stop)
         carry, good, report, row = _advance(self.trainer, self.plan, self.arrays, self.held_out, carry, *bounds)
+        if not all(checks.is_concrete(leaf) for leaf in jax.tree.leaves((good, carry.history))):
+            # A tracer in the key, the data, or whatever the trainer was made from; under grad, good alone is a value.
+            fix = "use training.run inside jit, vmap or grad: it is the same run as a pure function"
+            checks.fail("fit", "values, for it is driven from the host", "a tracer", fix, TypeError)
         return carry, bool(good), report, row
 
     def chunks(self, carry: Carry, next_stop: Callable[[int, float], int]) -> Iterator[Chunk]:

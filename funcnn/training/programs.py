@@ -151,7 +151,13 @@ class Program(NamedTuple):
             return c._replace(order=order, sums=jax.tree.map(jnp.zeros_like, c.sums))
 
         def end(c: Carry) -> Carry:
-            return c._replace(history={name: c.history[name].at[row].set(value) for name, value in self.row(c).items()})
+            # Not ``.at[row].set``: that guards against rows outside, and XLA then writes the whole column for each row.
+            return c._replace(
+                history={
+                    name: jax.lax.dynamic_update_index_in_dim(c.history[name], value, row, 0)
+                    for name, value in self.row(c).items()
+                }
+            )
 
         if plan.epoch_steps == 1:
             carry = begin(carry) if self.shuffles() else carry

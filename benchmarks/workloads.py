@@ -1,0 +1,48 @@
+"""What is trained: five data sets with their lengths of run, in NumPy, so that both sides read the same bytes."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Workload(NamedTuple):
+    """A data set and how it is gone through; ``steady`` and ``first`` are the bars for funcnn over the hand-written scan."""
+
+    title: str
+    epochs: int
+    batch_size: int | None  # None: all examples are one batch
+    steady: float = 1.03
+    first: float = 1.15
+
+    def steps(self, examples: int) -> int:
+        """Steps of the whole run, a smaller last one of each epoch included."""
+        return self.epochs * (1 if self.batch_size is None else -(-examples // self.batch_size))
+
+
+WORKLOADS = {
+    "W1": Workload("XOR, 2-4-4-1, SGD, full batch", 2000, None),
+    "W2": Workload("moons, 2-16-8-1, Adam, full batch of 100", 5000, None),
+    "W3": Workload("digits, 64-128-64-10, Adam, 1437 in batches of 32", 20, 32),
+    "W4": Workload("random, 784-512-512-10, Adam, 60000 in batches of 128", 1, 128),
+    "W5": Workload("random 28x28x1, conv32-pool-conv64-pool-128-10, Adam, 1000 in batches of 64", 1, 64, steady=0.7),
+}
+
+
+def data(name: str) -> tuple[Any, Any]:
+    """The inputs and targets of a workload."""
+    random = np.random.default_rng(0)
+    if name == "W1":
+        x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
+        return x, (x[:, :1] != x[:, 1:]).astype(np.float32)
+    if name == "W2":
+        from sklearn.datasets import make_moons
+
+        x, y = make_moons(100, noise=0.1, random_state=42)
+        return x.astype(np.float32), y[:, None].astype(np.float32)
+    if name == "W3":
+        from sklearn.datasets import load_digits
+
+        x, y = load_digits(return_X_y=True)
+        return (x / 16).astype(np.float32)[:1437], y.astype(np.int32)[:1437]
+    count, shape = (60000, (784,)) if name == "W4" else (1000, (28, 28, 1))
+    return random.random((count, *shape), np.float32), random.integers(0, 10, count).astype(np.int32)

@@ -1,0 +1,274 @@
+"""Convolution against PyTorch, and what it says about wrong inputs and arguments."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from funcnn import layers
+
+
+@st.composite
+def convolutions(draw):
+    """An input shape and the arguments of a convolution that fits it, padding in pairs."""
+    rank = draw(st.integers(1, 3))
+
+    def one_each(low, high):
+        return draw(st.tuples(*[st.integers(low, high)] * rank))
+
+    groups = draw(st.integers(1, 3))
+    inputs, features = groups * draw(st.integers(1, 3)), groups * draw(st.integers(1, 3))
+    window, strides, dilation = one_each(1, 3), one_each(1, 3), one_each(1, 2)
+    padding = tuple(zip(one_each(0, 2), one_each(0, 2), strict=True))
+    sizes = tuple(
+        draw(st.integers(max(1, (w - 1) * d + 1 - low - high), 7))
+        for w, d, (low, high) in zip(window, dilation, padding, strict=True)
+    )
+    shape = (draw(st.integers(1, 3)), *sizes, inputs)
+    return shape, features, window, strides, padding, dilation, groups, draw(st.booleans())
+
+
+def torch_conv(torch, x, kernel, bias, strides, padding, dilation, groups):
+    """Features first and back, the padding beforehand since PyTorch has no pairs."""
+    rank = x.ndim - 2
+    x, kernel = torch.movedim(x, -1, 1), torch.movedim(kernel, (-1, -2), (0, 1))
+    x = torch.nn.functional.pad(x, [count for pair in reversed(padding) for count in pair])
+    conv = getattr(torch.nn.functional, f"conv{rank}d")
+    return torch.movedim(conv(x, kernel, bias, strides, 0, dilation, groups), 1, -1)
+
+
+@settings(max_examples=15)
+@given(case=convolutions())
+def test_conv_and_its_gradients_are_those_of_pytorch(torch, case):
+    shape, features, window, strides, padding, dilation, groups, bias = case
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    layer = layers.conv(
+        features,
+        window,
+        strides=strides,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        bias=bias,
+        bias_init=jax.nn.initializers.normal(1.0),
+    )
+    params, state = jax.jit(layer.init)(jax.random.key(0), x)
+
+    @jax.jit
+    def outputs_and_gradients(params, x):
+        def total(params, x):
+            y, _ = layer.apply(params, state, x)
+            return jnp.sin(y).sum(), y
+
+        gradients, y = jax.grad(total, (0, 1), has_aux=True)(params, x)
+        return y, gradients
+
+    y, (gradients, x_gradient) = outputs_and_gradients(params, x)
+    given = {name: torch.tensor(np.array(value), requires_grad=True) for name, value in {**params, "x": x}.items()}
+    expected = torch_conv(torch, given["x"], given["kernel"], given.get("bias"), strides, padding, dilation, groups)
+    torch.sin(expected).sum().backward()
+    np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-4, atol=1e-5)
+    for name, gradient in {**gradients, "x": x_gradient}.items():
+        np.testing.assert_allclose(gradient, given[name].grad.numpy(), rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")  # it says that this copies
+@pytest.mark.parametrize("shape", [(2, 7, 3), (2, 6, 7, 3), (1, 5, 4, 3, 3)])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", 1])
+def test_padding_by_name_and_by_number_is_that_of_pytorch(torch, shape, dilation, padding):
+    if padding == "VALID" and dilation == 2:
+        shape = (*shape[:1], *(size + 2 for size in shape[1:-1]), shape[-1])
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    layer = layers.conv(4, 2, padding=padding, dilation=dilation)
+    params, _ = layer.init(jax.random.key(0), x)
+    functional = getattr(torch.nn.functional, f"conv{len(shape) - 2}d")
+    kernel = torch.movedim(torch.tensor(np.array(params["kernel"])), (-1, -2), (0, 1))
+    lower = padding.lower() if isinstance(padding, str) else padding
+    expected = functional(torch.movedim(torch.tensor(x), -1, 1), kernel, None, 1, lower, dilation)
+    ours = jax.jit(lambda p, x: layer.apply(p, {}, x)[0])(params, x)
+    np.testing.assert_allclose(ours, torch.movedim(expected, 1, -1).numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "stride", "starts"), [(7, 2, [-1, 1, 3, 5]), (6, 2, [0, 2, 4]), (6, 4, [0, 4])])
+def test_same_with_strides_puts_the_larger_half_of_the_padding_after(size, stride, starts):
+    x = np.arange(1.0, size + 1, dtype=np.float32)
+    layer = layers.conv(1, 3, strides=stride, kernel_init=jax.nn.initializers.ones)
+    params, _ = layer.init(jax.random.key(0), x[None, :, None])
+    at = dict(enumerate(x.tolist()))
+    expected = [sum(at.get(start + i, 0.0) for i in range(3)) for start in starts]
+    assert layer.apply(params, {}, x[None, :, None])[0].ravel().tolist() == expected
+
+
+def test_a_number_means_the_same_in_each_axis_and_a_pair_may_stand_beside_a_number():
+    x = jax.ShapeDtypeStruct((2, 9, 8, 3), jnp.float32)
+    layer = layers.conv(4, 3, strides=2, padding=((2, 1), 0), dilation=(1, 2))
+    params, state = layer.init(jax.random.key(0), x)
+    assert params["kernel"].shape == (3, 3, 3, 4)
+    assert jax.eval_shape(layer.apply, params, state, x)[0].shape == (2, 5, 2, 4)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_the_kernel_is_glorot_uniform_with_the_window_among_its_inputs(groups):
+    params, _ = layers.conv(64, 3, groups=groups).init(jax.random.key(0), jnp.ones((1, 5, 5, 128)))
+    bound = np.sqrt(6 / (9 * 128 / groups + 9 * 64))
+    assert params["kernel"].shape == (3, 3, 128 // groups, 64)
+    assert 0.999 * bound < np.abs(params["kernel"]).max() <= bound
+    np.testing.assert_allclose(np.var(params["kernel"]), bound**2 / 3, rtol=0.02)
+    assert params["bias"].shape == (64,)
+    assert not params["bias"].any()
+
+
+def test_a_point_convolution_is_a_dense_layer_at_each_point():
+    x = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype(np.float32)
+    params, _ = layers.conv(6, 1).init(jax.random.key(0), x)
+    dense = {"kernel": params["kernel"][0, 0], "bias": params["bias"]}
+    ours, theirs = (layer.apply(p, {}, x)[0] for layer, p in ((layers.conv(6, 1), params), (layers.dense(6), dense)))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((0, 3), {}, ValueError, "conv: expected features of at least 1, got 0"),
+        ((8, 0), {}, ValueError, "conv: expected kernel_size of at least 1, got 0; kernel_size decides the shapes"),
+        ((8, (3, 0)), {}, ValueError, "conv: expected kernel_size of at least 1, got 0"),
+        ((8, 3.0), {}, TypeError, "conv: expected kernel_size as a whole number, got float 3.0"),
+        ((8, 3), {"groups": 3}, ValueError, "conv: expected features that 3 groups divide, got 8; choose a multiple"),
+        ((8, 3), {"groups": 0}, ValueError, "conv: expected groups of at least 1, got 0"),
+        (
+            (8, 3),
+            {"padding": "same"},
+            ValueError,
+            "conv: expected padding to be one of ['SAME', 'VALID'], got 'same'; check the spelling",
+        ),
+        ((8, 3), {"padding": -1}, ValueError, "conv: expected padding of at least 0, got -1"),
+        (
+            (8, 3),
+            {"padding": ((1, 2, 3), 1)},
+            ValueError,
+            "conv: expected padding in pairs (before, after), got (1, 2, 3)",
+        ),
+        ((8, 3), {"strides": 0}, ValueError, "conv: expected strides of at least 1, got 0"),
+        (
+            (8, (3, 3)),
+            {"strides": (2,)},
+            ValueError,
+            "conv: expected strides for 2 spatial axes, got 1 in (2,); give strides one number for each spatial axis",
+        ),
+        ((8, (3, 3)), {"dilation": (1, 1, 2)}, ValueError, "conv: expected dilation for 2 spatial axes, got 3"),
+        ((8, 3), {"dilation": (1, 0)}, ValueError, "conv: expected dilation of at least 1, got 0"),
+    ],
+)
+def test_arguments_are_checked_at_once(arguments, options, error, message):
+    with pytest.raises(error, match="^" + re.escape(message)):
+        layers.conv(*arguments, **options)
+
+
+def test_images_of_whole_numbers_are_refused():
+    images = np.zeros((2, 28, 28, 3), np.uint8)
+    message = (
+        "conv: expected a floating input, got uint8(2, 28, 28, 3); "
+        "convert it: x.astype(jnp.float32), and images also / 255"
+    )
+    for call in (
+        layers.conv(8, 3).init,
+        lambda key, x: layers.conv(8, 3).apply({"kernel": jnp.ones((3, 3, 3, 8))}, {}, x),
+    ):
+        with pytest.raises(TypeError, match="^" + re.escape(message)):
+            call(jax.random.key(0), images)
+
+
+def test_images_with_channels_first_are_recognised():
+    model = layers.serial(layers.named("stem", layers.conv(8, 3)))
+    params, state = model.init(jax.random.key(0), jnp.ones((2, 28, 28, 3)))
+    message = (
+        "conv: expected 3 input features, as its kernel (3, 3, 3, 8) has, got 28 in an input of shape (2, 3, 28, 28), "
+        "3 against 28 features; features come last, here and at init: jnp.moveaxis(x, 1, -1) where they come first"
+    )
+    with pytest.raises(ValueError, match="^" + re.escape(message)) as caught:
+        jax.jit(model.apply)(params, state, jnp.ones((2, 3, 28, 28)))
+    assert "stem: input (2, 3, 28, 28)" in caught.value.__notes__
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "message"),
+    [
+        (
+            layers.conv(8, 3),
+            (28, 28),
+            "conv: expected (batch, *spatial, features) with 1 or 2 or 3 spatial axes, got shape (28, 28); "
+            "if the axis of features is missing, add it: x[..., None]; if that of the batch is, x[None]",
+        ),
+        (
+            layers.conv(8, (3, 3)),
+            (3, 28, 28),
+            "conv: expected (batch, *spatial, features) with 2 spatial axes, got shape (3, 28, 28); if the axis of",
+        ),
+        (layers.conv(8, 3), (2, 3, 3, 3, 3, 3), "conv: expected (batch, *spatial, features) with 1 or 2 or 3 spatial"),
+        (layers.conv(8, (3, 3, 3, 3)), (2, 3, 3, 3, 3, 3), "conv: expected (batch, *spatial, features) with 4 spatial"),
+        (
+            layers.conv(8, 3, groups=2),
+            (2, 9, 3),
+            "conv: expected input features that 2 groups divide, got 3 in an input of shape (2, 9, 3); choose groups",
+        ),
+    ],
+)
+def test_inputs_of_another_kind_are_refused_by_init(layer, shape, message):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        layer.init(jax.random.key(0), jnp.ones(shape))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "message"),
+    [
+        (
+            layers.conv(8, 3),
+            (2, 9, 9, 4),
+            "conv: expected 3 input features, as its kernel (3, 3, 3, 8) has, got 4 in an input of shape (2, 9, 9, 4), "
+            "3 against 4 features; pass inputs of the shape that init was given, or init again",
+        ),
+        (
+            layers.conv(8, 3),
+            (2, 9, 3),
+            "conv: expected (batch, *spatial, features) with 2 spatial axes, got shape (2, 9, 3)",
+        ),
+        (
+            layers.conv(8, 3, padding="VALID", dilation=2),
+            (2, 4, 9, 3),
+            "conv: expected a window no larger than the input, (4, 9) in its spatial axes with padding, got a window "
+            "that covers (5, 5); take a smaller window, less dilation",
+        ),
+        (
+            layers.conv(8, 3),
+            (2, 0, 9, 3),
+            "conv: expected spatial axes that are not empty, got sizes (0, 9)",
+        ),
+        (
+            layers.conv(8, 3, strides=(2, 1, 1)),
+            (2, 9, 9, 3),
+            "conv: expected strides for 2 spatial axes, got 3 in (2, 1, 1); give strides one number for each",
+        ),
+        (
+            layers.conv(8, 3, padding=((1, 1),)),
+            (2, 9, 9, 3),
+            "conv: expected padding for 2 spatial axes, got 1 in ((1, 1),); give a number, or a pair (before, after)",
+        ),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused_by_apply(layer, shape, message):
+    params, state = layer.init(jax.random.key(0), jnp.ones((2, 9, 9, 3)))
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        layer.apply(params, state, jnp.ones(shape))
+
+
+def test_conv_takes_no_misspelt_option():
+    with pytest.raises(TypeError, match="stride"):
+        layers.conv(8, 3, stride=2)

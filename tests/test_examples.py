@@ -1,0 +1,122 @@
+"""Every example is run as a reader would run it, and must print what it promises."""
+
+import ast
+import functools
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+class Claim(NamedTuple):
+    """A pattern with one number, and the range in which each number that it finds must lie."""
+
+    pattern: str
+    low: float
+    high: float
+    count: int = 1  # how often it must be found
+
+
+LOSS = r"\d\.\de[+-]\d\d"
+CLAIMS = {
+    "diabetes.py": [
+        Claim(r"linear regression: R² ([\d.-]+)", 0.3, 0.7),
+        Claim(r"network: +R² ([\d.-]+)", 0.5, 0.7),
+        Claim(r"network:.*MAE ([\d.]+)", 35.0, 47.0),
+    ],
+    "digits.py": [Claim(r"(?i)test accuracy\D*([\d.]+)", 0.985, 1.0)],
+    "heights.py": [
+        Claim(r"right: (\d+) of 10\b", 10, 10),
+        Claim(r"standardised: all ten on ([\d.]+)% of 1000 seeds", 94.0, 100.0),
+        Claim(r"raw inputs +: all ten on ([\d.]+)% of 1000 seeds", 0.0, 20.0),
+    ],
+    "iris.py": [
+        Claim(r"held out: accuracy ([\d.]+)", 0.93, 1.0),
+        Claim(r"setosa +(\d+) +0 +0$", 10, 10),
+        Claim(r"right: (\d+) of 150\b", 147, 150),
+    ],
+    "moons.py": [
+        Claim(r"right: (\d+) of 100\b", 95, 100),
+        Claim(r"learning rate .*accuracy ([\d.]+)$", 0.5, 1.0, count=8),
+    ],
+    "pinn.py": [
+        Claim(r"relative L2 error against the exact solution: ([\d.]+)", 0.0, 0.05),
+        Claim(rf"^ *6000 +({LOSS}) +{LOSS} +{LOSS}$", 0.0, 1e-3),
+    ],
+    "xor.py": [
+        Claim(r"[01] xor [01] = ([\d.]+)", 0.0, 1.0, count=4),
+        Claim(r"right: (\d) of 4\b", 4, 4),
+        Claim(r"within 0.08 of the target: ([\d.]+)% of 1000 seeds", 94.0, 100.0),
+    ],
+}
+FIGURES = ("digits.py",)
+LONG = ("digits.py", "pinn.py")
+
+every_example = pytest.mark.parametrize("name", sorted(CLAIMS))
+every_run = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in sorted(CLAIMS)]
+)
+
+
+@functools.cache
+def executed(name):
+    """What a run of the example gave, and the files that it left; run once, in an empty folder, warnings as errors."""
+    settings = {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    settings["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+    command = [sys.executable, "-W", "error", str(ROOT / "examples" / name)]
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env={**os.environ, **settings},
+            capture_output=True,
+            encoding="utf-8",
+            stdin=subprocess.DEVNULL,
+        )
+        left = {path.suffix: path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()}
+    return done, left
+
+
+def test_every_example_has_its_claims():
+    assert sorted(path.name for path in (ROOT / "examples").glob("*.py")) == sorted(CLAIMS)
+
+
+@every_example
+def test_an_example_is_short_and_says_what_it_shows(name):
+    text = (ROOT / "examples" / name).read_text(encoding="utf-8")
+    assert text.count("\n") <= 100
+    assert len(ast.get_docstring(ast.parse(text)) or "") > 80
+
+
+@every_run
+def test_an_example_keeps_its_claims(name):
+    done, _ = executed(name)
+    assert done.returncode == 0, done.stderr
+    for claim in CLAIMS[name]:
+        found = re.findall(claim.pattern, done.stdout, re.MULTILINE)
+        assert len(found) == claim.count, f"{claim.pattern}\n{done.stdout}"
+        assert all(claim.low <= float(number) <= claim.high for number in found), f"{claim.pattern}\n{done.stdout}"
+
+
+@every_run
+def test_an_example_prints_what_fits_on_a_screen(name):
+    """Standard error holds the progress of ``fit`` and nothing else."""
+    done, _ = executed(name)
+    lines = done.stdout.splitlines()
+    assert 0 < len(lines) <= 60
+    assert max(map(len, lines)) <= 120
+    assert [line for line in done.stderr.splitlines() if not line.startswith("epoch ")] == []
+
+
+@every_run
+def test_an_example_leaves_no_files_but_figures(name):
+    _, left = executed(name)
+    assert set(left) == ({".png"} if name in FIGURES else set())
+    assert all(size > 10_000 for size in left.values())  # an empty figure is smaller
