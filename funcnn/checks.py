@@ -26,15 +26,15 @@ def is_concrete(value: Any) -> bool:
 
 def expect_count(where: str, name: str, value: Any, minimum: int = 1) -> int:
     """``value`` as an ``int``, if it is a whole number of at least ``minimum`` that is known before compilation."""
-    fix = f"{name} decides the shapes of arrays"
     try:
         count = None if isinstance(value, bool) else operator.index(value)
     except TypeError:  # a float, a string, a tracer
         count = None
     if count is None:
+        fix = f"{name} decides the shapes of arrays and is no tracer; pass an int"
         fail(where, f"{name} as a whole number", f"{type(value).__name__} {value}", fix, TypeError)
     if count < minimum:
-        fail(where, f"{name} of at least {minimum}", str(value), fix)
+        fail(where, f"{name} of at least {minimum}", str(value), f"choose {minimum} or more")
     return count
 
 

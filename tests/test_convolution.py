@@ -138,7 +138,7 @@ def test_a_point_convolution_is_a_dense_layer_at_each_point():
     ("arguments", "options", "error", "message"),
     [
         ((0, 3), {}, ValueError, "conv: expected features of at least 1, got 0"),
-        ((8, 0), {}, ValueError, "conv: expected kernel_size of at least 1, got 0; kernel_size decides the shapes"),
+        ((8, 0), {}, ValueError, "conv: expected kernel_size of at least 1, got 0; choose 1 or more"),
         ((8, (3, 0)), {}, ValueError, "conv: expected kernel_size of at least 1, got 0"),
         ((8, 3.0), {}, TypeError, "conv: expected kernel_size as a whole number, got float 3.0"),
         ((8, 3), {"groups": 3}, ValueError, "conv: expected features that 3 groups divide, got 8; choose a multiple"),

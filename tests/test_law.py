@@ -4,6 +4,7 @@ Two networks with everything that has ever told programs apart: dropout, batch n
 smaller last batch, and a smaller last training batch. Each way of driving a run is compared with ``jax.jit`` of ``run``.
 """
 
+import itertools
 import os
 import subprocess
 import sys
@@ -83,9 +84,8 @@ def leaves(tree):
     """Path and host array of every leaf, keys as their data."""
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if jnp.issubdtype(jnp.asarray(leaf).dtype if not hasattr(leaf, "dtype") else leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        found[jax.tree_util.keystr(path)] = np.asarray(leaf)
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        found[jax.tree_util.keystr(path)] = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
     return found
 
 
@@ -126,17 +126,16 @@ def test_fit_in_chunks_of_epochs_is_run(case, every):
     assert_same_bytes(result, case.whole)
 
 
-@pytest.mark.parametrize("seconds", [[0.2], [0.03, 0.9, 0.055, 0.31, 0.02], [0.067, 0.5]])
+@pytest.mark.parametrize("seconds", [[0.03, 0.9, 0.055, 0.31, 0.02], [0.067, 0.5, 0.01]])
 def test_fit_in_chunks_by_the_clock_is_run(case, monkeypatch, seconds):
     readings = (t for i in range(1000) for t in (10.0 * i, 10.0 * i + seconds[i % len(seconds)]))
     monkeypatch.setattr(driving, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
     seen = [0]
     result = case.fit(observers=[lambda event: seen.append(event.step)])
     sizes = np.diff(seen).tolist()
-    if len(seconds) > 1:
-        assert len(set(sizes)) > 2, sizes
-        assert any(step % EPOCH_STEPS for step in seen), seen  # cut inside epochs
-        assert max(sizes) > EPOCH_STEPS, sizes  # and over their ends
+    assert len(set(sizes)) > 2, sizes
+    assert any(step % EPOCH_STEPS for step in seen), seen  # cut inside epochs
+    assert any(a % EPOCH_STEPS and a // EPOCH_STEPS < b // EPOCH_STEPS for a, b in itertools.pairwise(seen)), seen
     assert_same_bytes(result, case.whole)
 
 
@@ -194,93 +193,110 @@ def test_two_runs_one_from_the_state_of_the_other_are_run(case):
     assert_same_bytes(second.state, case.whole.state)
     history = jax.tree.map(lambda a, b: np.concatenate([a, b]), first.history, second.history)
     assert_same_bytes(history, case.whole.history)
-    assert_same_bytes(case.fit(state=first.state, epochs=EPOCHS - 2, every=1), second)
 
 
 def test_members_of_a_map_are_runs_and_those_of_vmap_to_rounding(case):
     # Hyperparameters come as arrays: a Python float and a traced one differ by rounding.
-    seeds, rates = jnp.arange(3, dtype=jnp.uint32), jnp.array([1e-3, 1e-2, 3e-2])
+    members = jnp.arange(2, dtype=jnp.uint32), jnp.array([1e-3, 1e-2])
 
     def member(pair):
-        return training.run(case.made(pair[1]), case.data, key=jax.random.key(pair[0]), **{**case.options, "epochs": 3})
+        options = {**case.options, "epochs": 2}
+        return training.run(case.made(pair[1]), case.data, key=jax.random.key(pair[0]), **options)
 
-    mapped = jax.jit(lambda pairs: jax.lax.map(member, pairs))((seeds, rates))
-    together = jax.jit(jax.vmap(member))((seeds, rates))
+    mapped = jax.jit(lambda pairs: jax.lax.map(member, pairs))(members)
+    together = jax.jit(jax.vmap(member))(members)
     alone = jax.jit(member)
-    for i in range(3):
-        single = alone((seeds[i], rates[i]))
+    for i in range(2):
+        single = alone(jax.tree.map(lambda a, i=i: a[i], members))
         assert_same_bytes(jax.tree.map(lambda a, i=i: a[i], mapped), single)
-        assert_close(jax.tree.map(lambda a, i=i: a[i], together), single, 1e-2)
+        assert_close(jax.tree.map(lambda a, i=i: a[i], together), single, 1e-3)
 
 
 # ---- other forms of a run -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"batch_size": None},
-        {"batch_size": None, "epochs": 1},
-        {"batch_size": 100},
-        {"epochs": None, "steps": 10},  # ends in the third epoch
-        {"epochs": None, "steps": 3},  # ends in the first one
-        {"epochs": None, "steps": 4},  # ends with it
-        {"epochs": 1},
-        {"shuffle": False},
-        {"drop_last": True},
-        {"drop_last": True, "epochs": None, "steps": 7},
-        {"batch_size": 1, "epochs": 1, "validation": None},
-        {"batch_size": 9},  # no smaller last batch
-        {"batch_size": 20},  # one whole batch, and a smaller one
-        {"validation": None},
-    ],
-    ids=str,
-)
-def test_every_form_of_run_is_that_of_fit_and_steps(options):
-    case = FORMS
-    options = {**case.options, "epochs": 3, **options}
-    result = training.run(case.trainer, case.data, key=KEY, **options)
-    assert all(np.isfinite(leaf).all() for leaf in leaves(result).values())
-    assert_same_bytes(case.fit(**options, every=1), result)
-    assert_same_bytes(case.fit(**options, every=2), result)
-    assert_same_bytes(case.fit(**options), result)
-    assert_same_bytes(case.steps(**options, every=2)[-1].state, result.state)
+class Small:
+    """A small network, of which many forms of a run are compiled."""
 
-
-def test_a_function_of_the_key_is_data_in_every_form():
-    def draw(key):
-        noise_key, x_key = jax.random.split(key)
-        x = jax.random.uniform(x_key, (6, 5))
-        return x, (x[:, 0] > 0.5).astype(jnp.int32) + (jax.random.uniform(noise_key, (6,)) < 0.1)
-
-    for more in ({"epochs": 7}, {"epochs": 3, "steps_per_epoch": 5}, {"steps": 11, "steps_per_epoch": 4}):
-        options = {"key": KEY, "validation": FORMS.validation, **more}
-        result = training.run(FORMS.trainer, draw, **options)
-        assert_same_bytes(training.fit(FORMS.trainer, draw, progress=False, every=2, **options), result)
-        *_, last = training.steps(FORMS.trainer, draw, every=3, **options)
-        assert_same_bytes(last.state, result.state)
-
-
-def test_a_function_of_the_key_goes_on_where_it_was():
-    def draw(key):
-        x = jax.random.normal(key, (6, 5))
-        return x, (x[:, 0] > 0).astype(jnp.int32)
-
-    whole = training.run(FORMS.trainer, draw, key=KEY, steps=9, steps_per_epoch=3)
-    first = training.run(FORMS.trainer, draw, key=KEY, steps=3, steps_per_epoch=3)
-    second = training.run(FORMS.trainer, draw, key=KEY, steps=6, steps_per_epoch=3, state=first.state)
-    assert_close(second.state, whole.state, 1e-5)
-
-
-class _Small(Case):
     def __init__(self):
-        self.model = layers.serial(layers.dense(6), layers.batch_norm(), layers.tanh, layers.dropout(0.2), layers.dense(3))
-        self.trainer = self.made(1e-2)
-        self.data, self.validation = drawn(N, (5,)), drawn(13, (5,))
-        self.options = {"epochs": 3, "batch_size": BATCH, "validation": self.validation}
+        model = layers.serial(layers.dense(4), layers.tanh, layers.dropout(0.2), layers.dense(3))
+        self.trainer = training.supervised(model, losses.softmax_cross_entropy, optax.sgd(0.1, momentum=0.9))
+        self.data = drawn(N, (5,))
+        self.options = {"epochs": 3, "batch_size": BATCH}
 
 
-FORMS = _Small()
+@pytest.fixture(scope="module")
+def small():
+    return Small()
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"batch_size": None}, 3),
+        ({"batch_size": 100}, 3),
+        ({"epochs": None, "steps": 10}, 10),  # ends in the third epoch
+        ({"epochs": None, "steps": 3}, 3),  # ends in the first one
+        ({"epochs": None, "steps": 4}, 4),  # ends with it
+        ({"epochs": 1}, 4),
+        ({"shuffle": False}, 12),
+        ({"drop_last": True, "epochs": None, "steps": 7}, 7),
+        ({"batch_size": 9}, 9),  # no smaller last batch
+        ({"batch_size": 20, "epochs": 2}, 4),  # one whole batch and a smaller one
+        ({"batch_size": 1, "epochs": 1}, 27),
+        ({"validation": drawn(5, (5,))}, 12),  # in one batch, smaller than those of training
+    ],
+    ids=lambda value: str(value).replace(" ", "") if not isinstance(value, dict) or "validation" not in value else "valid",
+)
+def test_every_form_of_run_is_that_of_fit_and_of_steps(small, options, steps):
+    options = {"key": KEY, **small.options, **options}
+    result = training.run(small.trainer, small.data, **options)
+    assert int(result.state.step) == steps
+    assert all(np.isfinite(leaf).all() for leaf in leaves(result).values())
+    for every in (1, 2, None):
+        assert_same_bytes(training.fit(small.trainer, small.data, progress=False, every=every, **options), result)
+    *_, last = training.steps(small.trainer, small.data, every=2, **options)
+    assert_same_bytes(last.state, result.state)
+
+
+def test_fit_and_steps_go_on_from_a_state_as_run_does(small):
+    options = {"key": KEY, **small.options}
+    whole = training.run(small.trainer, small.data, **options)
+    first = training.fit(small.trainer, small.data, progress=False, **{**options, "epochs": 1})
+    second = training.fit(small.trainer, small.data, progress=False, state=first.state, **{**options, "epochs": 2})
+    assert_same_bytes(second.state, whole.state)
+    np.testing.assert_array_equal(np.concatenate([first.history["loss"], second.history["loss"]]), whole.history["loss"])
+    *_, last = training.steps(small.trainer, small.data, state=first.state, **{**options, "epochs": 2})
+    assert (last.epoch, last.step) == (2, 8)
+    assert_same_bytes(last.state, whole.state)
+
+
+def draw(key):
+    noise_key, x_key = jax.random.split(key)
+    x = jax.random.uniform(x_key, (6, 5))
+    return x, (x[:, 0] > 0.5).astype(jnp.int32) + (jax.random.uniform(noise_key, (6,)) < 0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "rows"), [({"epochs": 7}, 7), ({"epochs": 3, "steps_per_epoch": 5}, 3), ({"steps": 11, "steps_per_epoch": 4}, 3)]
+)
+def test_a_function_of_the_key_is_data_in_every_form(small, options, rows):
+    result = training.run(small.trainer, draw, key=KEY, **options)
+    assert result.history["loss"].shape == (rows,)
+    for every in (1, 2):
+        fitted = training.fit(small.trainer, draw, key=KEY, progress=False, every=every, **options)
+        assert_same_bytes(fitted, result)
+    *_, last = training.steps(small.trainer, draw, key=KEY, every=3, **options)
+    assert_same_bytes(last.state, result.state)
+
+
+def test_a_function_of_the_key_goes_on_where_it_was(small):
+    options = {"key": KEY, "steps_per_epoch": 3}
+    whole = training.run(small.trainer, draw, epochs=4, **options)
+    first = training.run(small.trainer, draw, epochs=2, **options)
+    second = training.run(small.trainer, draw, epochs=2, state=first.state, **options)
+    assert_same_bytes(second.state, whole.state)
+
 
 # ---- many devices -------------------------------------------------------------------------------------------------------
 
@@ -301,7 +317,7 @@ sharding = NamedSharding(mesh, PartitionSpec("batch"))
 for case in test_law.Case(test_law.mlp(), (5,)), test_law.Case(test_law.convolutional(), (7, 7, 2)):
     # As many examples as the devices divide; still with a smaller last batch.
     data = tuple(a[:24] for a in case.data)
-    options = {"epochs": 3, "batch_size": 10, "validation": case.validation}
+    options = {"epochs": 2, "batch_size": 10, "validation": case.validation}
     single = training.run(case.trainer, data, key=test_law.KEY, **options)
     spread = jax.device_put(data, sharding)
     assert len(spread[0].sharding.device_set) == 8

@@ -71,22 +71,21 @@ def _advance(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _single(
-    trainer: Trainer, whole: bool, state: TrainState, batch: Tree, order: Any, stop: Any
+    trainer: Trainer, whole: bool, state: TrainState, batch: Tree, order: Any, step: Any
 ) -> tuple[TrainState, Any]:
-    # The body of the loop of a run, on a data set of one batch that is taken in its own order.
-    size = len(order)
-    program = Program(trainer, Plan(None, size, size, 2, 2, True, False), batch, None)
-    _, info = jax.eval_shape(trainer.step, state, batch)
-    sums = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), info)
-    carry = Carry(state, sums, order, {}, jnp.int32(-1), state.key, state.step)
-
-    def body(i: Any, c: Carry) -> Carry:
+    # A step has the bits of a run only where XLA finds it amid the loops and branches of one: so this is the second step
+    # of a run on a data set of two batches, which are one and the same.
+    size = len(order) // 2
+    program = Program(trainer, Plan(None, 2 * size, size, 2 if size else 1, 4, True, True), batch, None)
+    carry = program.start(state.key, state)._replace(state=state, order=order)
+    if whole:
+        carry = advance(program, carry, step, step + 1)
+    else:
         # In a run the smaller last batch is a branch.
-        return (
-            program.step(c, 0, i, size) if whole else DYNAMIC.when(stop > i, lambda d: program.step(d, 0, 0, size), c)
-        )
+        def body(i: Any, c: Carry) -> Carry:
+            return DYNAMIC.when(step > i, lambda d: program.step(d, 0, 0, size), c)
 
-    carry = DYNAMIC.fold(body, carry, 0, stop)
+        carry = DYNAMIC.fold(body, carry, 0, step)
     return carry.state, carry.sums
 
 
@@ -96,7 +95,7 @@ def compiled_step(
     """``trainer.step``, compiled as the body of the loop that ``run`` and ``fit`` execute, for a loop of your own.
 
     On the batches of a run it gives that run bit for bit; ``jax.jit(trainer.step)`` is another program and gives it
-    to rounding.
+    to rounding. To rounding too where a batch of the run is all of its data, for such a run has no loop over batches.
 
     Args:
         trainer: whose ``step`` it is.
@@ -122,9 +121,10 @@ def compiled_step(
         expect_state("compiled_step", train_state)
         arrays = datasets.as_arrays(batch, where="compiled_step", one_length=False)
         lengths = {len(a) for a in jax.tree.leaves(arrays)}
-        order = np.arange(lengths.pop() if len(lengths) == 1 else 0, dtype=np.int32)
-        size = len(order) if size is None else size
-        return _single(trainer, len(order) >= size, train_state, arrays, order, np.int32(1))
+        count = lengths.pop() if len(lengths) == 1 else 0
+        size = count if size is None else size
+        order = np.tile(np.arange(count, dtype=np.int32), 2)
+        return _single(trainer, count >= size, train_state, arrays, order, np.int32(1))
 
     return step
 

@@ -11,6 +11,7 @@ import numpy as np
 from funcnn import checks
 from funcnn import data as datasets
 from funcnn.core import Layer, Tree, expect_layer
+from funcnn.training.plans import expect_batch_size
 from funcnn.training.programs import evaluated
 from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_trainer
 from funcnn.training.values import expect_finite, expect_values
@@ -48,8 +49,7 @@ def evaluate(trainer: Trainer, state: TrainState, data: Any, *, batch_size: int 
     if state is None:
         checks.fail("evaluate", "state as a TrainState", "None", "pass result.state", TypeError)
     expect_state("evaluate", state)
-    if batch_size is not None:
-        batch_size = checks.expect_count("evaluate", "batch_size", batch_size)
+    batch_size = expect_batch_size("evaluate", batch_size)
     arrays = datasets.as_arrays(data, where="evaluate", one_length=batch_size is not None)
     expect_values("evaluate", trainer, arrays, None, state)
     report = jax.device_get(_evaluated(trainer, state, arrays, batch_size))
@@ -90,6 +90,10 @@ def predict(model: Layer, state: TrainState, x: Any, *, batch_size: int = 32) ->
         checks.fail("predict", "state as a TrainState", type(state).__name__, "pass result.state", TypeError)
     batch_size = checks.expect_count("predict", "batch_size", batch_size)
     arrays = datasets.as_arrays(x, where="predict", minimum=0)
+    if not all(checks.is_concrete(leaf) for leaf in jax.tree.leaves((arrays, state))):
+        fix = "inside jit, vmap or grad write model.apply(state.params, state.model_state, x)[0]"
+        checks.fail("predict", "values, for it is driven from the host", "a tracer", fix, TypeError)
+    arrays = jax.device_get(arrays)  # a slice of a JAX array would be compiled anew for each place
     expect_finite("predict", "x", arrays)
     n = len(jax.tree.leaves(arrays)[0])
     if n == 0:
@@ -100,7 +104,7 @@ def predict(model: Layer, state: TrainState, x: Any, *, batch_size: int = 32) ->
 
 def _batches(arrays: Tree, n: int, size: int) -> Iterator[Tree]:
     for begin in range(0, n, size):
-        yield jax.tree.map(lambda a, i=begin: _filled(np.asarray(a[i : i + size]), size), arrays)
+        yield jax.tree.map(lambda a, i=begin: _filled(a[i : i + size], size), arrays)
 
 
 def _filled(rows: Any, size: int) -> Any:

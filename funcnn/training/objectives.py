@@ -84,7 +84,7 @@ def supervised_objective(
 def unpacked(batch: Any) -> tuple[Any, Any, Any]:
     """``(x, y, weights)`` of a batch of a supervised objective; ``weights`` is ``None`` where there are none."""
     if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
-        got = f"{len(batch)} elements" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        got = f"{len(batch)} elements" if isinstance(batch, (tuple, list)) else f"one of shape {shown(batch)}"
         checks.fail(
             "supervised", "batches (x, y) or (x, y, weights)", got, "pass data=(x, y), or write an Objective", TypeError
         )

@@ -48,8 +48,7 @@ def planned(
     if (epochs is None) == (steps is None):
         got = "neither" if epochs is None else f"epochs={epochs} and steps={steps}"
         checks.fail(where, "either epochs or steps", got, "pass one of them")
-    if batch_size is not None:
-        batch_size = checks.expect_count(where, "batch_size", batch_size)
+    batch_size = expect_batch_size(where, batch_size)
     if callable(data):
         source, arrays, examples, size = data, None, 0, 0
         epoch_steps = 1 if steps_per_epoch is None else checks.expect_count(where, "steps_per_epoch", steps_per_epoch)
@@ -82,3 +81,13 @@ def validation_arrays(plan: Plan, validation: Any, where: str) -> Tree:
             where, "validation as arrays", "a function", "draw the validation data once, before the run", TypeError
         )
     return datasets.as_arrays(validation, where=f"{where}: validation", one_length=plan.batch_size > 0)
+
+
+def expect_batch_size(where: str, batch_size: Any) -> int | None:
+    """``batch_size`` as an ``int``, or ``None`` for all examples at once."""
+    if batch_size is None:
+        return None
+    if isinstance(batch_size, int) and batch_size < 1:
+        fix = "choose 1 or more, or None for all examples at once"
+        checks.fail(where, "batch_size of at least 1", str(batch_size), fix)
+    return checks.expect_count(where, "batch_size", batch_size)

@@ -224,7 +224,7 @@ def _expect_metrics(metrics: dict[str, Metric]) -> dict[str, Metric]:
         if name == "loss" or not isinstance(name, str) or not name:
             checks.fail("trainer", "metrics named by a word that is not 'loss'", repr(name), "rename the metric")
         if not isinstance(metric, Metric):
-            got = f"the factory {metric.__name__}" if callable(metric) else type(metric).__name__
+            got = f"the function {metric.__name__}" if callable(metric) else type(metric).__name__
             checks.fail(
                 "trainer", f"a Metric under {name!r}", got, "call it, or wrap a function: metrics.mean(f)", TypeError
             )

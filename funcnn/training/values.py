@@ -8,7 +8,7 @@ import numpy as np
 from jax.core import Tracer
 
 from funcnn import checks
-from funcnn.core import Tree
+from funcnn.core import Tree, shown
 from funcnn.training.trainers import Trainer, TrainState
 
 
@@ -41,9 +41,15 @@ def expect_values(where: str, trainer: Trainer, arrays: Tree, held_out: Tree, st
         expect_finite(where, what, data)
         if isinstance(data, tuple) and len(data) > 1 and not _is_traced(data):
             x, *rest = data
-            jax.eval_shape(
-                lambda a, s, known=tuple(rest): trainer.evaluate(s, (a, *known)), x, _state(trainer, data, state)
-            )
+            try:
+                _traced(trainer, x, tuple(rest), _state(trainer, data, state))
+            except Exception as error:
+                error.add_note(f"{where}: in {what} of shapes {shown(data)}")
+                raise
+
+
+def _traced(trainer: Trainer, x: Tree, known: Any, state: Any) -> None:
+    jax.eval_shape(lambda a, s: trainer.evaluate(s, (a, *known)), x, state)
 
 
 def _is_traced(tree: Tree) -> bool:
