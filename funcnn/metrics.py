@@ -213,12 +213,32 @@ def precision(classes: int | None = None, *, average: str | None = "macro", thre
 
 
 def recall(classes: int | None = None, *, average: str | None = "macro", threshold: Any = 0.5) -> Metric:
-    """Of what is a class, the share that was predicted to be: ``hits / actual``. Arguments as for ``precision``."""
+    """Of what is a class, the share that was predicted to be.
+
+    Formula: ``hits / actual``, 0 for a class where that is 0 / 0. Shapes, Args and Raises as for ``precision``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from funcnn import metrics
+        >>> outputs, targets = jnp.array([0.9, 0.8, 0.7, 0.1]), jnp.array([1, 0, 0, 1])
+        >>> round(metrics.recall().compute(metrics.recall().measure(outputs, targets)).item(), 2)
+        0.5
+    """
     return _score("recall", classes, average, threshold, lambda hits, predicted, actual: (hits, actual))
 
 
 def f1(classes: int | None = None, *, average: str | None = "macro", threshold: Any = 0.5) -> Metric:
-    """The harmonic mean of both: ``2 hits / (predicted + actual)``. Arguments as for ``precision``."""
+    """The harmonic mean of precision and recall.
+
+    Formula: ``2 hits / (predicted + actual)``, 0 for a class where that is 0 / 0. Shapes, Args and Raises as for ``precision``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from funcnn import metrics
+        >>> outputs, targets = jnp.array([0.9, 0.8, 0.7, 0.1]), jnp.array([1, 0, 0, 1])
+        >>> round(metrics.f1().compute(metrics.f1().measure(outputs, targets)).item(), 2)
+        0.4
+    """
     return _score("f1", classes, average, threshold, lambda hits, predicted, actual: (2 * hits, predicted + actual))
 
 

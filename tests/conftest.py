@@ -36,3 +36,16 @@ def torch():
 def key():
     """A typed key, the same for every test."""
     return jax.random.key(0)
+
+
+_compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, duration, **_: _compiled.append(event) if event.endswith("backend_compile_duration") else None
+)
+
+
+@pytest.fixture
+def compilations():
+    """A list that grows by one entry for every program that XLA compiles."""
+    _compiled.clear()
+    return _compiled

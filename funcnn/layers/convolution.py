@@ -83,7 +83,8 @@ def conv(
         if inputs % groups:
             got = f"{inputs} in an input of shape {tuple(x.shape)}"
             checks.fail("conv", f"input features that {groups} groups divide", got, "choose groups that divide both")
-        kernel_key, bias_key = jax.random.split(key)
+        # The keys of split(key), each on its own: the one that a bias of zeros ignores is then not compiled.
+        kernel_key, bias_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
         params = {"kernel": kernel_init(kernel_key, (*window, inputs // groups, features), param_dtype(x))}
         if bias:
             params["bias"] = bias_init(bias_key, (features,), param_dtype(x))

@@ -51,7 +51,8 @@ def dense(
 
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
         _expect_features(x)
-        kernel_key, bias_key = jax.random.split(key)
+        # The keys of split(key), each on its own: the one that a bias of zeros ignores is then not compiled.
+        kernel_key, bias_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
         params = {"kernel": kernel_init(kernel_key, (x.shape[-1], features), param_dtype(x))}
         if bias:
             params["bias"] = bias_init(bias_key, (features,), param_dtype(x))

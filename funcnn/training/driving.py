@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -171,6 +171,8 @@ class Driver(NamedTuple):
             if self.plan.stops_at_nonfinite and not good:
                 raise self.nonfinite(carry, first, stop)
             seconds = time.perf_counter() - begin
+            if not first:
+                _expect_counted(int(after.state.step) - int(carry.start), stop)
             carry, first = after, stop
             yield Chunk(stop, carry, report, row)
 
@@ -197,13 +199,25 @@ class Driver(NamedTuple):
     def result(self, carry: Carry, step: int) -> Result:
         """The result after ``step`` steps: the history of the epochs that were ended."""
         rows = self.plan.epochs if step == self.plan.steps else step // self.plan.epoch_steps
-        return Result(carry.state, {name: np.asarray(column)[:rows] for name, column in carry.history.items()})
+        return Result(carry.state, {name: np.asarray(carry.history[name])[:rows] for name in _ordered(carry.history)})
 
     def event(self, chunk: Chunk) -> Event:
         """What an observer sees of a chunk."""
         ended = chunk.step % self.plan.epoch_steps == 0 or chunk.step == self.plan.steps
-        metrics = jax.tree.map(_number, jax.device_get(chunk.row if ended else chunk.report))
+        row = jax.device_get(chunk.row if ended else chunk.report)
+        metrics = {name: _number(row[name]) for name in _ordered(row)}
         return Event(-(-chunk.step // self.plan.epoch_steps), chunk.step, chunk.carry.state, metrics)
+
+
+def _ordered(names: Iterable[str]) -> list[str]:
+    """The loss first and validation last: JAX hands dicts back in the order of their names."""
+    return sorted(names, key=lambda name: (name.startswith("validation_"), not name.endswith("loss"), name))
+
+
+def _expect_counted(found: int, taken: int) -> None:
+    if found != taken:
+        fix = "return TrainState(..., step=step + 1), for the keys of a run are numbered by it"
+        checks.fail("fit", f"a state with step {taken} after {taken} of trainer.step", f"step {found}", fix)
 
 
 def _number(value: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from funcnn import checks
 from funcnn import data as datasets
-from funcnn.core import Layer, Tree, expect_layer
+from funcnn.core import Layer, Tree, expect_layer, shown
 from funcnn.training.plans import expect_batch_size
 from funcnn.training.programs import evaluated
 from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_trainer
@@ -98,7 +98,12 @@ def predict(model: Layer, state: TrainState, x: Any, *, batch_size: int = 32) ->
     n = len(jax.tree.leaves(arrays)[0])
     if n == 0:
         return _nothing(model, state, arrays)
-    outputs = [_predicted(model, state.params, state.model_state, batch) for batch in _batches(arrays, n, batch_size)]
+    try:
+        batches = _batches(arrays, n, batch_size)
+        outputs = [_predicted(model, state.params, state.model_state, batch) for batch in batches]
+    except Exception as error:
+        error.add_note(f"predict: in x of shape {shown(arrays)}, cut into batches of {batch_size} rows")
+        raise
     return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate([np.asarray(p) for p in parts])[:n]), *outputs)
 
 

@@ -118,11 +118,14 @@ def fit(
         ((30,), 3.0)
     """
     checks.expect_option("fit", "on_nonfinite", on_nonfinite, ("raise", "continue"))
+    if callable(observers):
+        checks.fail("fit", "observers in a list", "a function", "pass observers=[...]", TypeError)
     for observer in observers:
         if not callable(observer):
             checks.fail(
                 "fit", "observers that are functions of an event", type(observer).__name__, "pass functions", TypeError
             )
+    every = None if every is None else checks.expect_count("fit", "every", every)
     run, carry = driver(
         "fit",
         trainer,
@@ -140,9 +143,7 @@ def fit(
     )
     next_stop = by_clock()
     if every is not None:
-        next_stop = by_count(
-            checks.expect_count("fit", "every", every) * (run.plan.epoch_steps if steps is None else 1)
-        )
+        next_stop = by_count(every * (run.plan.epoch_steps if steps is None else 1))
     return _driven(run, carry, next_stop, list(observers), progress)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funcnn import checks
 from funcnn.core import Tree, spec
 from funcnn.training.plans import Plan
 from funcnn.training.trainers import Trainer, TrainState
@@ -63,7 +64,10 @@ def _branch(predicate: Any, then: Callable[[Carry], Carry], carry: Carry) -> Car
 
 
 STATIC = Loops(_scan, lambda predicate, then, carry: then(carry) if predicate else carry)
+"""The loops of ``run``: bounds and predicates are known before compilation."""
+
 DYNAMIC = Loops(_while, _branch)
+"""The loops of ``advance``: bounds and predicates are data."""
 
 
 class Program(NamedTuple):
@@ -79,10 +83,14 @@ class Program(NamedTuple):
         init_key, shuffle_key, step_key = jax.random.split(key, 3)
         if state is None:
             state = self.trainer.init(init_key, self.batch_spec())
+        else:
+            _expect_opt_state(self.trainer, state, self.batch_spec())
         state = state._replace(key=step_key, step=jnp.asarray(state.step, jnp.int32))
         _, info = jax.eval_shape(self.trainer.step, state, self.batch_spec())
         sums = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), info)
-        carry = Carry(state, sums, self.order_of(shuffle_key, 0), {}, jnp.int32(-1), shuffle_key, state.step)
+        # Every epoch draws its order when it begins; until the first does, only the shape counts, and no sort is compiled.
+        order = jnp.zeros((self.plan.examples if self.shuffles() else 0,), jnp.int32)
+        carry = Carry(state, sums, order, {}, jnp.int32(-1), shuffle_key, state.step)
         rows = jax.eval_shape(self.row, carry)
         return carry._replace(history={name: _empty(self.plan.epochs, row) for name, row in rows.items()})
 
@@ -104,7 +112,8 @@ class Program(NamedTuple):
         """The order of the examples in an epoch, a function of the key and its number."""
         if not self.shuffles():
             return jnp.zeros((0,), jnp.int32)
-        return jax.random.permutation(jax.random.fold_in(shuffle_key, epoch), self.plan.examples)
+        # int64 under x64, where all else that counts is int32.
+        return jax.random.permutation(jax.random.fold_in(shuffle_key, epoch), self.plan.examples).astype(jnp.int32)
 
     def batch(self, carry: Carry, row: Any, i: Any, size: int) -> Tree:
         """Batch ``i`` of epoch ``row``, of a static size."""
@@ -169,6 +178,13 @@ class Program(NamedTuple):
             rest = plan.examples - plan.full * size
             carry = _branch((stop > plan.full) & (row >= 0), lambda c: self.step(c, row, plan.full, rest), carry)
         return loops.when(ends, end, carry)
+
+
+def _expect_opt_state(trainer: Trainer, state: TrainState, batch: Tree) -> None:
+    own = jax.eval_shape(lambda: trainer.init(jax.random.key(0), batch).opt_state)
+    if jax.tree.structure(own) != jax.tree.structure(state.opt_state):
+        fix = "to go on from its params alone: trainer.init(key, batch)._replace(params=state.params)"
+        checks.fail("state", "the opt_state of this trainer's optimizer and model", "that of another", fix)
 
 
 def _least(a: Any, b: int) -> Any:

@@ -81,7 +81,7 @@ def trainer(
 
     Reference: the State and Info of BlackJAX; the step of Optax.
     """
-    measured = _expect_metrics(dict(metrics or {}))
+    measured = _expect_metrics({} if metrics is None else metrics)
     _expect_optimizer(optimizer)
     if not isinstance(objective, Objective):
         checks.fail(
@@ -219,7 +219,11 @@ def _total(info: dict[str, Any]) -> Any:
     return sum(means[1:], start=means[0])
 
 
-def _expect_metrics(metrics: dict[str, Metric]) -> dict[str, Metric]:
+def _expect_metrics(given: Any) -> dict[str, Metric]:
+    if not isinstance(given, Mapping):
+        got = type(given).__name__
+        checks.fail("trainer", "metrics as a dict", got, 'give each a name: {"accuracy": metrics.accuracy}', TypeError)
+    metrics = dict(given)
     for name, metric in metrics.items():
         if name == "loss" or not isinstance(name, str) or not name:
             checks.fail("trainer", "metrics named by a word that is not 'loss'", repr(name), "rename the metric")

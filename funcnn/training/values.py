@@ -35,6 +35,8 @@ def expect_values(where: str, trainer: Trainer, arrays: Tree, held_out: Tree, st
     The losses check the values of targets that are known. So ``trainer.evaluate`` is traced, not run, with the inputs
     as shapes and all else of the data as it is.
     """
+    if state is not None:
+        expect_finite(where, "state.params", state.params)
     for what, data in (("data", arrays), ("validation", held_out)):
         if data is None:
             continue
@@ -42,7 +44,7 @@ def expect_values(where: str, trainer: Trainer, arrays: Tree, held_out: Tree, st
         if isinstance(data, tuple) and len(data) > 1 and not _is_traced(data):
             x, *rest = data
             try:
-                _traced(trainer, x, tuple(rest), _state(trainer, data, state))
+                _traced(trainer, x, tuple(rest), _state(trainer, data if arrays is None else arrays, state))
             except Exception as error:
                 error.add_note(f"{where}: in {what} of shapes {shown(data)}")
                 raise
