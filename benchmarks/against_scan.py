@@ -1,13 +1,13 @@
-"""funcnn against a hand-written ``jax.jit(lax.scan)`` of the same network, in the same run: ratios, and docs/performance.md.
+"""funcnn against a hand-written ``jax.jit`` of ``lax.scan`` on the same networks: ratios, and docs/performance.md.
 
-    python benchmarks/against_scan.py                  all of it, about ten minutes; writes docs/performance.md
-    python benchmarks/against_scan.py --quick          a tenth of that, and writes nothing
+    python benchmarks/against_scan.py                  all of it, about 15 minutes; writes docs/performance.md
+    python benchmarks/against_scan.py --quick          a few repeats of each, and writes nothing
     python benchmarks/against_scan.py --workloads W1,W3
 
 Steady state: everything is compiled and warm, the sides take turns (A B C A B C ...), each call waits for its result.
-First result: a fresh process for each measurement, the sides taking turns; the clock runs from the data in memory to the result,
-tracing, compilation and initialisation included. On both, a ratio is that of the medians; beside it stands the median of the
-ratios of neighbours, which a load that comes and goes disturbs least.
+First result: a fresh process for each measurement, the sides taking turns; the clock runs from the data in memory to
+the result: tracing, compilation, initialisation and the run. On both, a ratio is that of the medians; beside it stands
+the median of the ratios of neighbours, which a load that comes and goes disturbs least.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -30,42 +30,49 @@ from workloads import WORKLOADS, Workload, data
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
-IMPORT_BAR = 0.050  # seconds that funcnn may add to jax and optax
+IMPORT_BAR = 50  # milliseconds that funcnn may add to jax and optax
 
-# The hand-written run, initialised by a program of its own or within the run; what a first result is compared with is the
+# By hand, the initialisation is a compiled program of its own, or part of the run. A first result is compared with the
 # faster of the two.
-HAND, HAND_ONE = "hand-written", "hand-written, one program"
-RUN, FIT = "jit(run)", "fit"
+APART, TOGETHER, RUN, FIT = "by hand, init apart", "by hand, init and run together", "jit(run)", "fit"
+SIDES = (APART, TOGETHER, RUN, FIT)
+
+Call = Callable[[Any, Any, Any], Any]
+Seconds = dict[str, list[float]]
+
+# ---- the sides: a call takes key, x and y, waits, and returns the loss of each epoch ---------------------------------
 
 
-# ---- the sides: key and data to a result, as a call that waits for it --------------------------------------------------------
-
-
-def sides(name: str, work: Workload, chosen: list[str]) -> dict[str, Callable[[Any, Any, Any], Any]]:
-    """The calls ``(key, x, y) -> history of the loss``; only those chosen import what they need."""
-    made: dict[str, Callable[[Any, Any, Any], Any]] = {}
-    if {HAND, HAND_ONE} & set(chosen):
+def sides(name: str, work: Workload, chosen: Sequence[str] = SIDES) -> dict[str, Call]:
+    """The calls by name; nothing is imported for those that are not chosen."""
+    made: dict[str, Call] = {}
+    if {APART, TOGETHER} & set(chosen):
         made |= by_hand_sides(name, work)
     if {RUN, FIT} & set(chosen):
         made |= by_funcnn_sides(name, work)
     return {side: made[side] for side in chosen}
 
 
-def by_hand_sides(name: str, work: Workload) -> dict[str, Callable[[Any, Any, Any], Any]]:
+def by_hand_sides(name: str, work: Workload) -> dict[str, Call]:
     import jax
     from by_hand import NETWORKS, trained
 
     net = NETWORKS[name]
-    init = jax.jit(lambda key: (net.init((keys := jax.random.split(key))[0]), keys[1]))
+
+    @jax.jit
+    def init(key: Any) -> Any:
+        init_key, shuffle_key = jax.random.split(key)
+        return net.init(init_key), shuffle_key
+
     train = jax.jit(lambda params, key, x, y: trained(net, params, key, x, y, work.epochs, work.batch_size))
-    one = jax.jit(lambda key, x, y: train(*init(key), x, y))
+    whole = jax.jit(lambda key, x, y: train(*init(key), x, y))
     return {
-        HAND: lambda key, x, y: jax.block_until_ready(train(*init(key), x, y))[1],
-        HAND_ONE: lambda key, x, y: jax.block_until_ready(one(key, x, y))[1],
+        APART: lambda key, x, y: jax.block_until_ready(train(*init(key), x, y))[1],
+        TOGETHER: lambda key, x, y: jax.block_until_ready(whole(key, x, y))[1],
     }
 
 
-def by_funcnn_sides(name: str, work: Workload) -> dict[str, Callable[[Any, Any, Any], Any]]:
+def by_funcnn_sides(name: str, work: Workload) -> dict[str, Call]:
     import jax
     from by_funcnn import TRAINERS
 
@@ -73,32 +80,34 @@ def by_funcnn_sides(name: str, work: Workload) -> dict[str, Callable[[Any, Any, 
 
     trainer, options = TRAINERS[name], {"epochs": work.epochs, "batch_size": work.batch_size}
     run = jax.jit(lambda key, x, y: training.run(trainer, (x, y), key=key, **options))
+
+    def fit(key: Any, x: Any, y: Any) -> Any:
+        return training.fit(trainer, (x, y), key=key, progress=False, **options)
+
     return {
         RUN: lambda key, x, y: jax.block_until_ready(run(key, x, y)).history["loss"],
-        FIT: lambda key, x, y: jax.block_until_ready(
-            training.fit(trainer, (x, y), key=key, progress=False, **options)
-        ).history["loss"],
+        FIT: lambda key, x, y: jax.block_until_ready(fit(key, x, y)).history["loss"],
     }
 
 
-# ---- steady state ----------------------------------------------------------------------------------------------------------
+# ---- steady state ----------------------------------------------------------------------------------------------------
 
 
-def steady(name: str, work: Workload, seconds: float, least: int) -> dict[str, list[float]]:
-    """Seconds of each call of each side, in turns, until ``seconds`` have passed and each had ``least`` of them."""
+def steady(name: str, work: Workload, seconds: float, least: int) -> Seconds:
+    """Seconds of each call of each side, in turns, until ``seconds`` have passed and there are ``least`` of each."""
     import jax
 
-    calls = sides(name, work, [HAND, RUN, FIT])
+    calls = sides(name, work)
     x, y = jax.device_put(data(name))
     key = jax.random.key(0)
     for call in calls.values():
         for _ in range(2):
             losses = np.asarray(call(key, x, y))
-            assert losses.shape == (work.epochs,), losses.shape
-            assert np.isfinite(losses).all()
-    times: dict[str, list[float]] = {side: [] for side in calls}
+            if losses.shape != (work.epochs,) or not np.isfinite(losses).all():
+                raise RuntimeError(f"{name}: expected {work.epochs} finite losses, got {losses}")
+    times: Seconds = {side: [] for side in calls}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[HAND]) < least:
+    while time.perf_counter() < end or len(times[RUN]) < least:
         for side, call in calls.items():
             begin = time.perf_counter()
             call(key, x, y)
@@ -106,7 +115,7 @@ def steady(name: str, work: Workload, seconds: float, least: int) -> dict[str, l
     return times
 
 
-# ---- first results and imports, in processes of their own --------------------------------------------------------------------
+# ---- first results and imports, in processes of their own ------------------------------------------------------------
 
 
 def first(name: str, side: str, folder: str, started: float) -> dict[str, float]:
@@ -132,36 +141,37 @@ print(json.dumps({"jax, optax": b - a, "funcnn": time.perf_counter() - b}))
 
 
 def in_process(*arguments: str) -> dict[str, float]:
-    """What a fresh process printed, as JSON; without a compilation cache, with one of byte code, as users have it."""
+    """What a fresh process printed, as JSON; without a cache of programs, with one of byte code, as users have it."""
     unset = {"PYTHONDONTWRITEBYTECODE", "JAX_COMPILATION_CACHE_DIR"}
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run([sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def firsts(name: str, pairs: int) -> dict[str, list[dict[str, float]]]:
-    """For each side what ``first`` gave, in turns, after one round that is thrown away."""
-    taken: dict[str, list[dict[str, float]]] = {side: [] for side in (HAND, HAND_ONE, RUN, FIT)}
+def firsts(name: str, rounds: int) -> tuple[Seconds, Seconds]:
+    """For each side the seconds of ``first``, in turns, after one round that is thrown away: calls, whole processes."""
+    calls: Seconds = {side: [] for side in SIDES}
+    processes: Seconds = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
         x, y = data(name)
         np.savez(pathlib.Path(folder) / f"{name}.npz", x=x, y=y)
-        for i in range(pairs + 1):
-            for side, results in taken.items():
+        for i in range(rounds + 1):
+            for side in SIDES:
                 seconds = in_process(__file__, "--first", name, side, folder, repr(time.time()))
                 if i:
-                    results.append(seconds)
-    return taken
+                    calls[side].append(seconds["call"])
+                    processes[side].append(seconds["process"])
+    return calls, processes
 
 
-def imports(repeats: int) -> dict[str, list[float]]:
-    """Seconds to import jax and optax, and then funcnn, each pair in a fresh process."""
+def imports(repeats: int) -> dict[str, float]:
+    """Milliseconds to import jax and optax, and then funcnn: medians of fresh processes."""
     taken = [in_process("-c", IMPORTS) for _ in range(repeats + 1)][1:]
-    return {name: [seconds[name] for seconds in taken] for name in taken[0]}
+    return {name: statistics.median(seconds[name] for seconds in taken) * 1e3 for name in taken[0]}
 
 
-# ---- what is printed and written -----------------------------------------------------------------------------------------
+# ---- what is printed and written -------------------------------------------------------------------------------------
 
 
 def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float]:
@@ -170,86 +180,106 @@ def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float]:
     return statistics.median(ours) / statistics.median(theirs), neighbours
 
 
-def verdict(value: float, bar: float) -> str:
-    return f"{value:.2f}" if value <= bar else f"**{value:.2f}**"
+def shown(ours: list[float], theirs: list[float], bar: float = float("inf")) -> str:
+    medians, neighbours = ratio(ours, theirs)
+    return f"{marked(medians, bar, 2)} ({neighbours:.2f})"
 
 
-def steady_row(name: str, steps: int, bar: float, times: dict[str, list[float]]) -> str:
-    each = [f"{statistics.median(times[side]) / steps * 1e6:,.1f}" for side in (HAND, RUN, FIT)]
-    run, run_pairs = ratio(times[RUN], times[HAND])
-    fit, fit_pairs = ratio(times[FIT], times[HAND])
-    figures = [f"{verdict(run, bar)} ({run_pairs:.2f})", f"{bar:.2f}", f"{fit:.2f} ({fit_pairs:.2f})", str(len(times[HAND]))]
-    return f"| {name} | " + " | ".join(each + figures) + " |"
+def marked(value: float, bar: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if value <= bar else f"**{value:.{digits}f}**"
 
 
-def first_row(name: str, bar: float, taken: dict[str, list[dict[str, float]]]) -> str:
-    calls = {side: [seconds["call"] for seconds in results] for side, results in taken.items()}
-    whole = {side: [seconds["process"] for seconds in results] for side, results in taken.items()}
-    best = min((HAND, HAND_ONE), key=lambda side: statistics.median(calls[side]))
-    each = [f"{statistics.median(calls[side]):.2f}" for side in (HAND, HAND_ONE, RUN, FIT)]
-    run, run_pairs = ratio(calls[RUN], calls[best])
-    fit, fit_pairs = ratio(calls[FIT], calls[best])
-    process = ratio(whole[RUN], whole[best])[0]
-    figures = [f"{verdict(run, bar)} ({run_pairs:.2f})", f"{bar:.2f}", f"{fit:.2f} ({fit_pairs:.2f})", f"{process:.2f}"]
-    return f"| {name} | " + " | ".join([*each, *figures]) + " |"
+def faster(times: Seconds) -> str:
+    """Of the two forms by hand, the one with the smaller median."""
+    return min((APART, TOGETHER), key=lambda side: statistics.median(times[side]))
 
 
 STEADY_HEAD = """\
-| | hand-written, µs | `jit(run)`, µs | `fit`, µs | `run` / hand-written | bar | `fit` / hand-written | calls of each |
+| | by hand, µs | `jit(run)`, µs | `fit`, µs | `jit(run)` / by hand | bar | `fit` / by hand | repeats |
 |---|---|---|---|---|---|---|---|"""
+
+
+def steady_row(name: str, work: Workload, steps: int, times: Seconds) -> str:
+    hand = faster(times)
+    each = [f"{statistics.median(times[side]) / steps * 1e6:,.1f}" for side in (hand, RUN, FIT)]
+    ratios = [shown(times[RUN], times[hand], work.steady), f"{work.steady:.2f}", shown(times[FIT], times[hand])]
+    return f"| {name} | " + " | ".join([*each, *ratios, str(len(times[hand]))]) + " |"
+
+
 FIRST_HEAD = """\
-| | hand-written, two programs, s | one program, s | `jit(run)`, s | `fit`, s | `run` / the faster | bar | `fit` / the faster | whole process, `run` |
+| | by hand, s | `jit(run)`, s | `fit`, s | `jit(run)` / by hand | bar | `fit` / by hand | whole process | repeats |
 |---|---|---|---|---|---|---|---|---|"""
 
 
+def first_row(name: str, work: Workload, calls: Seconds, processes: Seconds) -> str:
+    hand = faster(calls)
+    each = [f"{statistics.median(calls[side]):.2f}" for side in (hand, RUN, FIT)]
+    ratios = [shown(calls[RUN], calls[hand], work.first), f"{work.first:.2f}", shown(calls[FIT], calls[hand])]
+    whole = shown(processes[RUN], processes[faster(processes)])
+    return f"| {name} | " + " | ".join([*each, *ratios, whole, str(len(calls[hand]))]) + " |"
+
+
+def import_line(taken: dict[str, float]) -> str:
+    return (
+        f"`import jax, optax` takes {taken['jax, optax']:.0f} ms, and `import funcnn` after it "
+        f"{marked(taken['funcnn'], IMPORT_BAR, 0)} ms (bar: {IMPORT_BAR} ms): medians of fresh processes."
+    )
+
+
 def machine() -> str:
-    """One line on the machine: processor, cores, memory, versions."""
+    """Processor, cores, system, versions, and how busy the machine was with other things."""
     cpu = platform.processor() or platform.machine()
     info = pathlib.Path("/proc/cpuinfo")
     if info.exists():
-        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
+        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0] if names else cpu
     packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "optax", "numpy"))
     return f"{cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, {packages}"
 
 
-def page(tables: dict[str, list[str]], imported: str) -> str:
-    titles = "\n".join(f"- **{name}**: {work.title}" + _length(work) for name, work in WORKLOADS.items())
+def page(rows: list[str], first_rows: list[str], imported: str, load: float) -> str:
+    counts = {name: "one epoch" if work.epochs == 1 else f"{work.epochs} epochs" for name, work in WORKLOADS.items()}
+    titles = "\n".join(f"- **{name}**: {work.title}; {counts[name]}" for name, work in WORKLOADS.items())
     return f"""\
 # Performance
 
-*Written by `benchmarks/against_scan.py` on {datetime.date.today()}: {machine()}, float32.*
-
-How much does a library cost over plain JAX? Each network is trained twice in the same run: by funcnn, and by a hand-written
-`jax.jit` of `lax.scan` (`benchmarks/by_hand.py`) that does the same work: the same shuffling, the same smaller last batch, the loss
-as the only thing reported. The hand-written W5 already has convolution gradients that XLA runs fast inside a loop; the plain form
-is about nine times slower still.
+What does the library cost over plain JAX? Each network is trained by funcnn and, in the same run, by a hand-written
+`jax.jit` of `lax.scan` ([by_hand.py](../benchmarks/by_hand.py)) that does the same work: the same shuffling, the same
+smaller last batch, the loss of each epoch as all that is reported.
 
 {titles}
+
+By hand, W5 has its convolution gradients written out in the one form that XLA runs fast inside a loop on a CPU, and
+`reduce_window` for pooling; with the gradients that JAX derives it would be about nine times slower.
 
 ```sh
 python benchmarks/against_scan.py
 ```
 
-Times depend on the machine; ratios much less. A ratio above its bar is bold. In brackets stands the median of the ratios of
+wrote this page on {datetime.date.today()}: {machine()}, float32; load of the machine before it began {load:.1f}. Times
+depend on the machine, ratios much less. A ratio above its bar is bold. In brackets: the median of the ratios of
 neighbouring measurements, which a load that comes and goes disturbs least.
 
 ## Steady state
 
-Time of a step, everything compiled and warm: a whole run, initialisation included, over its steps. The sides take turns; medians.
+Microseconds a step: a whole run, initialisation included, divided by its steps. Everything is compiled and warm, the
+sides take turns, each is waited for; medians.
 
 {STEADY_HEAD}
-{chr(10).join(tables["steady"])}
+{chr(10).join(rows)}
 
-`fit` also checks every number of the data before each run, and looks up between chunks of steps.
+`fit` is driven from the host: before a run it checks every number in the data, then it looks up between chunks of
+steps. That costs some milliseconds a run, whatever its length.
 
 ## Time to the first result
 
-From the data in memory to the trained parameters: tracing, compilation, initialisation and the run. A fresh process for each
-measurement, without a compilation cache; medians. By hand the initialisation is compiled too, apart from the run or together with
-it; the faster of the two is what we are measured against. The last column is the same ratio for the whole process, imports included.
+Seconds from the data in memory to the trained parameters: tracing, compilation, initialisation and the run, in a fresh
+process each time and without a compilation cache; medians. By hand, the initialisation is compiled as well, apart from
+the run or together with it: what counts is the faster of the two. `whole process` is the ratio for `jit(run)` from the
+start of Python, imports and the loading of the data included.
 
 {FIRST_HEAD}
-{chr(10).join(tables["first"])}
+{chr(10).join(first_rows)}
 
 ## Import
 
@@ -257,38 +287,31 @@ it; the faster of the two is what we are measured against. The last column is th
 """
 
 
-def _length(work: Workload) -> str:
-    return f"; {work.epochs} epochs" if work.epochs > 1 else "; one epoch"
+# ---- the command -----------------------------------------------------------------------------------------------------
 
 
-# ---- the command ---------------------------------------------------------------------------------------------------------
-
-
-def measured(names: list[str], quick: bool) -> tuple[dict[str, list[str]], str]:
+def measured(names: list[str], quick: bool) -> tuple[list[str], list[str], str]:
     """The rows of both tables and the line on imports, printed as they come."""
-    tables: dict[str, list[str]] = {"steady": [], "first": []}
+    rows: list[str] = []
+    first_rows: list[str] = []
     print(STEADY_HEAD)
     for name in names:
         work = WORKLOADS[name]
-        times = steady(name, work, 2 if quick else 20, 3 if quick else 9)
-        tables["steady"].append(steady_row(name, work.steps(len(data(name)[0])), work.steady, times))
-        print(tables["steady"][-1], flush=True)
-    print(FIRST_HEAD)
+        times = steady(name, work, 2 if quick else 30, 3 if quick else 9)
+        rows.append(steady_row(name, work, work.steps(len(data(name)[0])), times))
+        print(rows[-1], flush=True)
+    print(f"\n{FIRST_HEAD}")
     for name in names:
-        tables["first"].append(first_row(name, WORKLOADS[name].first, firsts(name, 1 if quick else 7)))
-        print(tables["first"][-1], flush=True)
-    seconds = {name: statistics.median(taken) * 1e3 for name, taken in imports(3 if quick else 15).items()}
-    imported = (
-        f"`import jax, optax` takes {seconds['jax, optax']:.0f} ms, `import funcnn` after it {verdict(seconds['funcnn'], 50)} ms "
-        f"(bar: {IMPORT_BAR * 1e3:.0f} ms; medians of fresh processes)."
-    )
-    print(imported)
-    return tables, imported
+        first_rows.append(first_row(name, WORKLOADS[name], *firsts(name, 1 if quick else 7)))
+        print(first_rows[-1], flush=True)
+    imported = import_line(imports(3 if quick else 15))
+    print(f"\n{imported}")
+    return rows, first_rows, imported
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workloads", default=",".join(WORKLOADS), help="such as W1,W3; the page is written for all of them only")
+    parser.add_argument("--workloads", default=",".join(WORKLOADS), help="such as W1,W3; the page is of all of them")
     parser.add_argument("--quick", action="store_true", help="few repeats, and no page")
     parser.add_argument("--first", nargs=4, help=argparse.SUPPRESS)  # what a fresh process is started with
     options = parser.parse_args()
@@ -300,10 +323,11 @@ def main() -> None:
     unknown = [name for name in names if name not in WORKLOADS]
     if unknown:
         parser.error(f"expected workloads among {', '.join(WORKLOADS)}, got {', '.join(unknown)}")
-    tables, imported = measured(names, options.quick)
-    if not options.quick and len(names) == len(WORKLOADS):
-        PAGE.write_text(page(tables, imported))
-        print(f"written to {PAGE}")
+    load = os.getloadavg()[0]
+    rows, first_rows, imported = measured(names, options.quick)
+    if not options.quick and names == list(WORKLOADS):
+        PAGE.write_text(page(rows, first_rows, imported, load))
+        print(f"written to {PAGE.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

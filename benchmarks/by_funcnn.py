@@ -9,7 +9,9 @@ xor = layers.serial(layers.dense(4), layers.tanh, layers.dense(4), layers.sigmoi
 
 def mlp(*sizes: int):
     *hidden, outputs = sizes
-    return layers.serial(*(part for size in hidden for part in (layers.dense(size), layers.relu)), layers.dense(outputs))
+    return layers.serial(
+        *(part for size in hidden for part in (layers.dense(size), layers.relu)), layers.dense(outputs)
+    )
 
 
 images = layers.serial(

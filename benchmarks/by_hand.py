@@ -1,7 +1,7 @@
 """The other side: each network and its run as a person writes them in plain JAX and Optax, ``jax.jit`` of ``lax.scan``.
 
-Nothing here imports funcnn. The epochs are one scan and the steps of an epoch another; the smaller last batch is a step of
-its own; an epoch is a permutation and each batch a gather; the history holds the loss and nothing else.
+It needs nothing of funcnn. The epochs are one scan and the steps of an epoch another; the smaller last batch is a step
+of its own; an epoch is a permutation and each batch a gather; the history holds the loss and nothing else.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def trained(net: ByHand, params: Params, shuffle_key: Any, x: Any, y: Any, epoch
     return jax.lax.scan(epoch, (params, net.optimizer.init(params)), jnp.arange(epochs))
 
 
-# ---- dense networks ----------------------------------------------------------------------------------------------------
+# ---- dense networks --------------------------------------------------------------------------------------------------
 
 
 def dense_init(*sizes: int) -> Callable[[Any], Params]:
@@ -82,7 +82,7 @@ def classes_loss(params: Params, x: Any, y: Any) -> Any:
     return optax.softmax_cross_entropy_with_integer_labels(dense(params, x), y).mean()
 
 
-# ---- the convolutional network -------------------------------------------------------------------------------------------
+# ---- the convolutional network ---------------------------------------------------------------------------------------
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 

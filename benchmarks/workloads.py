@@ -1,4 +1,4 @@
-"""What is trained: five data sets with their lengths of run, in NumPy, so that both sides read the same bytes."""
+"""What is trained: five data sets and how often each is gone through, in NumPy: both sides read the same bytes."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Workload(NamedTuple):
-    """A data set and how it is gone through; ``steady`` and ``first`` are the bars for funcnn over the hand-written scan."""
+    """How a data set is gone through; ``steady`` and ``first`` are the bars for funcnn over the hand-written scan."""
 
     title: str
     epochs: int
@@ -15,16 +15,18 @@ class Workload(NamedTuple):
     first: float = 1.15
 
     def steps(self, examples: int) -> int:
-        """Steps of the whole run, a smaller last one of each epoch included."""
+        """Steps of the whole run, the smaller last one of each epoch included."""
         return self.epochs * (1 if self.batch_size is None else -(-examples // self.batch_size))
 
 
 WORKLOADS = {
-    "W1": Workload("XOR, 2-4-4-1, SGD, full batch", 2000, None),
-    "W2": Workload("moons, 2-16-8-1, Adam, full batch of 100", 5000, None),
-    "W3": Workload("digits, 64-128-64-10, Adam, 1437 in batches of 32", 20, 32),
-    "W4": Workload("random, 784-512-512-10, Adam, 60000 in batches of 128", 1, 128),
-    "W5": Workload("random 28x28x1, conv32-pool-conv64-pool-128-10, Adam, 1000 in batches of 64", 1, 64, steady=0.7),
+    "W1": Workload("XOR, 2-4-4-1, SGD, all 4 rows at once", 2000, None),
+    "W2": Workload("moons, 2-16-8-1, Adam, all 100 points at once", 5000, None),
+    "W3": Workload("digits, 64-128-64-10, Adam, 1437 images in batches of 32", 20, 32),
+    "W4": Workload("random numbers, 784-512-512-10, Adam, 60000 rows in batches of 128", 1, 128),
+    "W5": Workload(
+        "random images 28x28x1, conv32-pool-conv64-pool-128-10, Adam, 1000 in batches of 64", 3, 64, steady=0.7
+    ),
 }
 
 

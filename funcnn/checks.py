@@ -31,7 +31,7 @@ def expect_count(where: str, name: str, value: Any, minimum: int = 1) -> int:
     except TypeError:  # a float, a string, a tracer
         count = None
     if count is None:
-        fix = f"{name} decides the shapes of arrays and is no tracer; pass an int"
+        fix = "pass an int: it decides the shapes of arrays, and is known before compilation"
         fail(where, f"{name} as a whole number", f"{type(value).__name__} {value}", fix, TypeError)
     if count < minimum:
         fail(where, f"{name} of at least {minimum}", str(value), f"choose {minimum} or more")

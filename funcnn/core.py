@@ -115,11 +115,18 @@ def expect_layer(where: str, layer: Any) -> None:
         return
     if callable(layer):
         name = getattr(layer, "__name__", type(layer).__name__)
-        if str(getattr(layer, "__module__", "")).startswith("funcnn."):
-            raise TypeError(f"{where}: expected a layer, got the factory {name}; call it: layers.{name}(...)")
+        package, _, home = str(getattr(layer, "__module__", "")).partition(".")
+        if package == "funcnn":
+            home = home.partition(".")[0]
+            raise TypeError(f"{where}: expected a layer, got the factory {name}; call it: {home}.{name}(...)")
         raise TypeError(f"{where}: expected a layer, got the function {name}; wrap it: layers.function({name})")
-    advice = "unpack it: *layers" if isinstance(layer, (list, tuple)) else "pass layers such as layers.dense(10)"
-    raise TypeError(f"{where}: expected a layer, got {type(layer).__name__} {str(layer)[:60]}; {advice}")
+    kind = type(layer).__name__
+    got, advice = f"{kind} {layer!r}"[:60], "pass layers such as layers.dense(10)"
+    if type(layer) in (list, tuple):
+        advice = "unpack it: *layers"
+    elif isinstance(layer, tuple):
+        got, advice = f"a record {kind}", "pass the model itself"
+    raise TypeError(f"{where}: expected a layer, got {got}; {advice}")
 
 
 def expect_name(where: str, name: Any) -> None:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnn import checks
-from funcnn.targets import over_classes, pair
+from funcnn.targets import expect_distributions, over_classes, pair
 
 
 class Metric(NamedTuple):
@@ -150,7 +150,10 @@ def _top(where: str, k: int) -> Metric:
 
 def _labelled(where: str, outputs: Any, targets: Any) -> tuple[Any, Any]:
     y, t = over_classes(where, outputs, targets, "binary_accuracy, or a score without classes,")
-    return y, t.argmax(axis=-1) if t.ndim == y.ndim else t
+    if t.ndim < y.ndim:
+        return y, t
+    expect_distributions(where, targets)  # or they are no classes at all, but what a regression is after
+    return y, t.argmax(axis=-1)
 
 
 accuracy = _top("accuracy", 1)
@@ -230,7 +233,8 @@ def recall(classes: int | None = None, *, average: str | None = "macro", thresho
 def f1(classes: int | None = None, *, average: str | None = "macro", threshold: Any = 0.5) -> Metric:
     """The harmonic mean of precision and recall.
 
-    Formula: ``2 hits / (predicted + actual)``, 0 for a class where that is 0 / 0. Shapes, Args and Raises as for ``precision``.
+    Formula: ``2 hits / (predicted + actual)``, 0 for a class where that is 0 / 0. Shapes, Args and Raises as for
+    ``precision``.
 
     Example:
         >>> import jax.numpy as jnp

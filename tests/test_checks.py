@@ -30,7 +30,9 @@ def test_a_count_comes_back_as_an_int(value):
 
 @pytest.mark.parametrize("value", [True, 3.0, "3", None, np.array([1.5])])
 def test_what_is_not_a_whole_number_is_no_count(value):
-    with pytest.raises(TypeError, match=r"^pool: expected size as a whole number, got .*; size decides .* pass an int"):
+    with pytest.raises(
+        TypeError, match=r"^pool: expected size as a whole number, got .*; pass an int: it decides the shapes"
+    ):
         checks.expect_count("pool", "size", value)
 
 

@@ -1,7 +1,7 @@
 """Each mistake that a newcomer makes, and what the library says: where, what was expected, what came, and what to do.
 
-Every message is matched from its first word to its last, with the notes that say where in the network and in which of the
-data it happened.
+Every message is matched from its first word to its last, with the notes that say where in the network and in which
+of the data it happened.
 """
 
 import functools
@@ -73,7 +73,7 @@ def test_the_matcher_of_messages_is_strict():
     assert not any(_matches("a b c", pattern) for pattern in ("a b", "b c", "a ... d", "a b c d", "c ... a"))
 
 
-# ---- shapes -----------------------------------------------------------------------------------------------------------
+# ---- shapes ----------------------------------------------------------------------------------------------------------
 
 WRONG = "pass inputs of the shape that init was given, or init again"
 
@@ -213,7 +213,7 @@ def test_images_with_channels_first(compilations):
     assert not compilations
 
 
-# ---- keys -------------------------------------------------------------------------------------------------------------
+# ---- keys ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("training_call", [False, True])
@@ -265,7 +265,7 @@ def test_what_is_no_key(key, got, compilations):
     assert not compilations
 
 
-# ---- targets ----------------------------------------------------------------------------------------------------------
+# ---- targets ---------------------------------------------------------------------------------------------------------
 
 RANGE = "softmax_cross_entropy: expected labels from 0 to 2 for 3 classes, got labels from {} to {}; " + (
     "count classes from 0, or give the last layer more features"
@@ -336,7 +336,7 @@ def test_names_of_classes_as_targets(labels, kind):
     )
 
 
-# ---- data -------------------------------------------------------------------------------------------------------------
+# ---- data ------------------------------------------------------------------------------------------------------------
 
 
 def test_empty_data():
@@ -444,7 +444,8 @@ def test_data_that_are_no_pair(data, error, message, where):
     assert_raises(
         lambda: fit(data=data),
         error,
-        f"supervised: expected batches (x, y) or (x, y, weights), got {message}; pass data=(x, y), or write an Objective",
+        f"supervised: expected batches (x, y) or (x, y, weights), got {message}; "
+        "pass data=(x, y), or write an Objective",
         *([f"fit: in data of shapes {where}"] if where else []),
     )
 
@@ -526,7 +527,7 @@ def test_lists_series_and_data_frames_are_taken():
     )
 
 
-# ---- counts and options -----------------------------------------------------------------------------------------------
+# ---- counts and options ----------------------------------------------------------------------------------------------
 
 COUNT = "{}: expected {} as a whole number, got {} {}; {} decides the shapes of arrays and is no tracer; pass an int"
 
@@ -613,7 +614,7 @@ def test_an_unknown_keyword():
     )
 
 
-# ---- what was meant as something else ----------------------------------------------------------------------------------
+# ---- what was meant as something else --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -800,7 +801,7 @@ def test_fit_inside_a_transformation():
     )
 
 
-# ---- numbers that go bad ------------------------------------------------------------------------------------------------
+# ---- numbers that go bad ---------------------------------------------------------------------------------------------
 
 
 def test_a_loss_that_becomes_nan_names_epoch_and_step_and_hands_the_last_good_state_back():

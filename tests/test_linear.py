@@ -48,7 +48,11 @@ def test_the_kernel_of_dense_is_glorot_uniform_and_its_bias_zero():
     ("features", "error", "message"),
     [
         (0, ValueError, "dense: expected features of at least 1, got 0"),
-        (2.0, TypeError, r"dense: expected features as a whole number, got float 2\.0; features decides the shapes"),
+        (
+            2.0,
+            TypeError,
+            r"dense: expected features as a whole number, got float 2\.0; pass an int: it decides the shapes",
+        ),
         (True, TypeError, "dense: expected features as a whole number, got bool True"),
     ],
 )

@@ -22,7 +22,7 @@ def named(key, name):
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-# ---- the formula, by hand ----------------------------------------------------------------------------------------------
+# ---- the formula, by hand --------------------------------------------------------------------------------------------
 
 
 def by_hand(rate, dropped, validation):
@@ -41,6 +41,14 @@ def by_hand(rate, dropped, validation):
     def loss(params, x, y, mask):
         return -jax.nn.log_softmax(outputs(params, x, mask))[jnp.arange(len(x)), y]
 
+    @jax.jit
+    def stepped(params, opt_state, x, y, key):
+        mask = jax.random.bernoulli(key, 1 - dropped, (len(x), 6))
+        seen, right = loss(params, x, y, mask), outputs(params, x, mask).argmax(1) == y
+        gradient = jax.grad(lambda p: loss(p, x, y, mask).mean())(params)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, seen, right
+
     optimizer = optax.adam(rate)
     opt_state, step, history = optimizer.init(params), 0, []
     for epoch in range(EPOCHS):
@@ -49,12 +57,10 @@ def by_hand(rate, dropped, validation):
         for begin in range(0, N, BATCH):
             x, y = (a[order[begin : begin + BATCH]] for a in (X, LABELS))
             key = named(jax.random.fold_in(step_key, step), "dropout_0")
-            mask = jax.random.bernoulli(key, 1 - dropped, (len(x), 6))
-            seen.append(np.asarray(loss(params, x, y, mask)))
-            right.append(np.asarray(outputs(params, x, mask).argmax(1) == y))
-            gradient = jax.grad(lambda p, *batch: loss(p, *batch).mean())(params, x, y, mask)
-            updates, opt_state = optimizer.update(gradient, opt_state, params)
-            params, step = optax.apply_updates(params, updates), step + 1
+            params, opt_state, losses_of_batch, right_in_batch = stepped(params, opt_state, x, y, key)
+            seen.append(losses_of_batch)
+            right.append(right_in_batch)
+            step += 1
         x, y = validation
         everything = jnp.tanh(x @ params[0][0] + params[0][1][None]) @ params[1][0] + params[1][1][None]
         evaluated = -jax.nn.log_softmax(everything)[jnp.arange(len(x)), y]
@@ -87,7 +93,7 @@ def test_a_run_is_what_its_formula_says():
     assert jnp.array_equal(jax.random.key_data(result.state.key), jax.random.key_data(step_key))
 
 
-# ---- order -------------------------------------------------------------------------------------------------------------
+# ---- order -----------------------------------------------------------------------------------------------------------
 
 
 def counting(n):
@@ -175,7 +181,7 @@ def test_data_may_be_any_tree_of_one_length():
     assert float(result.state.params["a"]) == pytest.approx(3, abs=1e-3)
 
 
-# ---- states ------------------------------------------------------------------------------------------------------------
+# ---- states ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_warm_start_keeps_params_and_optimizer():
@@ -192,7 +198,9 @@ def test_columns_of_the_history_may_be_arrays():
     line = training.supervised(
         layers.dense(3), losses.softmax_cross_entropy, optax.sgd(0.1), metrics={"table": metrics.confusion_matrix(3)}
     )
-    history = training.run(line, (X, LABELS), key=KEY, epochs=2, batch_size=BATCH, validation=(X[:7], LABELS[:7])).history
+    history = training.run(
+        line, (X, LABELS), key=KEY, epochs=2, batch_size=BATCH, validation=(X[:7], LABELS[:7])
+    ).history
     assert history["table"].shape == history["validation_table"].shape == (2, 3, 3)
     np.testing.assert_array_equal(history["table"].sum((1, 2)), [N, N])
     np.testing.assert_array_equal(history["validation_table"].sum(2), [np.bincount(LABELS[:7], minlength=3)] * 2)
@@ -207,7 +215,7 @@ def test_run_goes_through_numbers_that_are_not_finite():
     assert int(result.state.step) == 20
 
 
-# ---- derivatives -------------------------------------------------------------------------------------------------------
+# ---- derivatives -----------------------------------------------------------------------------------------------------
 
 SMOOTH = layers.serial(layers.dense(5), layers.tanh, layers.dense(1))
 

@@ -73,8 +73,8 @@ def _advance(
 def _single(
     trainer: Trainer, whole: bool, state: TrainState, batch: Tree, order: Any, step: Any
 ) -> tuple[TrainState, Any]:
-    # A step has the bits of a run only where XLA finds it amid the loops and branches of one: so this is the second step
-    # of a run on a data set of two batches, which are one and the same.
+    # A step has the bits of a run only where XLA finds it amid the loops and branches of one: so this is the second
+    # step of a run on a data set of two batches, which are one and the same.
     size = len(order) // 2
     program = Program(trainer, Plan(None, 2 * size, size, 2 if size else 1, 4, True, True), batch, None)
     carry = program.start(state.key, state)._replace(state=state, order=order)

@@ -13,13 +13,17 @@ from funcnn import data as datasets
 from funcnn.core import Layer, Tree, expect_layer, shown
 from funcnn.training.plans import expect_batch_size
 from funcnn.training.programs import evaluated
-from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_trainer
+from funcnn.training.trainers import Trainer, TrainState, expect_like, expect_state, expect_trainer
 from funcnn.training.values import expect_finite, expect_values
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _evaluated(trainer: Trainer, state: TrainState, arrays: Tree, batch_size: int | None) -> dict[str, Any]:
-    return trainer.report(evaluated(trainer, state, arrays, batch_size))
+    made = jax.eval_shape(trainer.init, jax.random.key(0), arrays)
+    expect_like("evaluate", state[:2], made[:2], sizes=False)
+    report = trainer.report(evaluated(trainer, state, arrays, batch_size))
+    expect_like("evaluate", state[:2], made[:2], sizes=True)
+    return report
 
 
 def evaluate(trainer: Trainer, state: TrainState, data: Any, *, batch_size: int | None = 32) -> dict[str, Any]:
@@ -58,10 +62,14 @@ def evaluate(trainer: Trainer, state: TrainState, data: Any, *, batch_size: int 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _predicted(model: Layer, params: Tree, model_state: Tree, x: Tree) -> Any:
-    return model.apply(params, model_state, x)[0]
+    made = jax.eval_shape(model.init, jax.random.key(0), x)
+    expect_like("predict", (params, model_state), made, sizes=False)
+    y, _ = model.apply(params, model_state, x)
+    expect_like("predict", (params, model_state), made, sizes=True)
+    return y
 
 
-def predict(model: Layer, state: TrainState, x: Any, *, batch_size: int = 32) -> Any:
+def predict(model: Layer, state: TrainState, x: Any, *, batch_size: int | None = 32) -> Any:
     """What a model says about any number of rows, in batches of one size, by one compiled program.
 
     Shapes: ``(n, ...) -> (n, ...)``, and so for every array of a pytree. The last batch is filled up with copies of
@@ -71,7 +79,7 @@ def predict(model: Layer, state: TrainState, x: Any, *, batch_size: int = 32) ->
         model: the layer that was trained.
         state: a ``TrainState``, of which ``params`` and ``model_state`` are read.
         x: one array, or a pytree of arrays with one leading length; any number of rows, none included.
-        batch_size: rows to a batch.
+        batch_size: rows to a batch; ``None`` takes all at once.
 
     Raises:
         TypeError, ValueError: ``x`` is not numbers, holds NaN or infinity, or has a shape that the model does not take.
@@ -88,7 +96,7 @@ def predict(model: Layer, state: TrainState, x: Any, *, batch_size: int = 32) ->
     expect_layer("predict", model)
     if not isinstance(state, TrainState):
         checks.fail("predict", "state as a TrainState", type(state).__name__, "pass result.state", TypeError)
-    batch_size = checks.expect_count("predict", "batch_size", batch_size)
+    batch_size = expect_batch_size("predict", batch_size)
     arrays = datasets.as_arrays(x, where="predict", minimum=0)
     if not all(checks.is_concrete(leaf) for leaf in jax.tree.leaves((arrays, state))):
         fix = "inside jit, vmap or grad write model.apply(state.params, state.model_state, x)[0]"
@@ -99,7 +107,7 @@ def predict(model: Layer, state: TrainState, x: Any, *, batch_size: int = 32) ->
     if n == 0:
         return _nothing(model, state, arrays)
     try:
-        batches = _batches(arrays, n, batch_size)
+        batches = _batches(arrays, n, batch_size or n)
         outputs = [_predicted(model, state.params, state.model_state, batch) for batch in batches]
     except Exception as error:
         error.add_note(f"predict: in x of shape {shown(arrays)}, cut into batches of {batch_size} rows")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from funcnn import checks
 from funcnn.core import Layer, Tree, expect_layer, shown
@@ -38,13 +39,13 @@ class Objective(NamedTuple):
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from funcnn import training
+        >>> from funcnn.training import Aux, Objective  # by name: the argument ``training`` would hide the module
         >>> def init(key, batch):
         ...     return {"slope": jnp.zeros(())}, {}
         >>> def loss(params, model_state, batch, *, key, training):
         ...     x, y = batch
         ...     return (params["slope"] * x - y) ** 2, Aux(model_state)
-        >>> objective = training.Objective(init, loss)
+        >>> objective = Objective(init, loss)
         >>> losses, aux = objective.loss({"slope": 2.0}, {}, (jnp.ones(3), jnp.zeros(3)), key=None, training=True)
         >>> losses.shape
         (3,)
@@ -119,6 +120,9 @@ def _expect_losses_of(losses: Any, outputs: Any, targets: Any) -> None:
 
 def loss_sums(losses: Any, weights: Any, where: str = "trainer") -> dict[str, tuple[Any, Any]]:
     """``{term: (sum(losses * weights), sum(weights))}``; a single array of losses is the term ``""``."""
+    if isinstance(losses, (tuple, list)):
+        fix = "return an array, or a dict of arrays by name"
+        checks.fail(where, "losses as an array or a dict", f"a {type(losses).__name__}", fix, TypeError)
     terms = losses if isinstance(losses, dict) else {"": losses}
     if not terms:
         checks.fail(
@@ -144,6 +148,7 @@ def _weighted(where: str, name: str, losses: Any, weights: Any) -> tuple[Any, An
     if weights is None:
         return jnp.sum(losses), jnp.asarray(losses.size, losses.dtype)
     shape = jnp.shape(weights)
+    _expect_weights(where, label, weights)
     if losses.shape[: len(shape)] != shape:
         checks.fail(
             where,
@@ -154,6 +159,18 @@ def _weighted(where: str, name: str, losses: Any, weights: Any) -> tuple[Any, An
     spread = jnp.broadcast_to(jnp.reshape(weights, shape + (1,) * (losses.ndim - len(shape))), losses.shape)
     spread = spread.astype(losses.dtype)
     return jnp.sum(losses * spread), jnp.sum(spread)
+
+
+def _expect_weights(where: str, label: str, weights: Any) -> None:
+    """Raise where weights are known, as they are before compilation, and cannot be meant."""
+    if not checks.is_concrete(weights) or not np.size(weights):
+        return
+    known = np.asarray(weights)
+    if known.min() < 0 or not known.any():
+        got = f"{known.min()} among them" if known.min() < 0 else "zeros alone"
+        checks.fail(
+            where, f"weights of the {label} from 0 on, some of them above it", got, "leave out what does not count"
+        )
 
 
 def mean_of(sums: tuple[Any, Any]) -> Any:

@@ -76,6 +76,9 @@ def validation_arrays(plan: Plan, validation: Any, where: str) -> Tree:
     """The validation data as arrays; of one length where they are cut into batches."""
     if validation is None:
         return None
+    if isinstance(validation, (int, float)):
+        fix = "split first: train, test = data.split(everything, 0.2, key=key)"
+        checks.fail(where, "validation as arrays", f"the number {validation}", fix, TypeError)
     if callable(validation):
         checks.fail(
             where, "validation as arrays", "a function", "draw the validation data once, before the run", TypeError

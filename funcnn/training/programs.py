@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from funcnn import checks
 from funcnn.core import Tree, spec
 from funcnn.training.plans import Plan
-from funcnn.training.trainers import Trainer, TrainState
+from funcnn.training.trainers import Trainer, TrainState, expect_like
 
 
 class Carry(NamedTuple):
@@ -81,14 +81,17 @@ class Program(NamedTuple):
     def start(self, key: Any, state: TrainState | None) -> Carry:
         """The carry before the first step, from the key of the run, split once."""
         init_key, shuffle_key, step_key = jax.random.split(key, 3)
+        made = jax.eval_shape(self.trainer.init, init_key, self.batch_spec())
         if state is None:
             state = self.trainer.init(init_key, self.batch_spec())
         else:
-            _expect_opt_state(self.trainer, state, self.batch_spec())
+            _expect_opt_state(state, made)
+            expect_like("state", state[:3], made[:3], sizes=False)
         state = state._replace(key=step_key, step=jnp.asarray(state.step, jnp.int32))
         _, info = jax.eval_shape(self.trainer.step, state, self.batch_spec())
+        expect_like("state", state[:3], made[:3], sizes=True)
         sums = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), info)
-        # Every epoch draws its order when it begins; until the first does, only the shape counts, and no sort is compiled.
+        # Each epoch draws its order when it begins. Before the first only the shape counts, and no sort is compiled.
         order = jnp.zeros((self.plan.examples if self.shuffles() else 0,), jnp.int32)
         carry = Carry(state, sums, order, {}, jnp.int32(-1), shuffle_key, state.step)
         rows = jax.eval_shape(self.row, carry)
@@ -180,9 +183,8 @@ class Program(NamedTuple):
         return loops.when(ends, end, carry)
 
 
-def _expect_opt_state(trainer: Trainer, state: TrainState, batch: Tree) -> None:
-    own = jax.eval_shape(lambda: trainer.init(jax.random.key(0), batch).opt_state)
-    if jax.tree.structure(own) != jax.tree.structure(state.opt_state):
+def _expect_opt_state(state: TrainState, made: TrainState) -> None:
+    if jax.tree.structure(made.opt_state) != jax.tree.structure(state.opt_state):
         fix = "to go on from its params alone: trainer.init(key, batch)._replace(params=state.params)"
         checks.fail("state", "the opt_state of this trainer's optimizer and model", "that of another", fix)
 

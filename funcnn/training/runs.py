@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from funcnn.core import Tree, expect_key
 from funcnn.training.plans import planned, validation_arrays
@@ -11,7 +12,7 @@ from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_t
 
 
 class Result(NamedTuple):
-    """What a run gives back: the trained ``state``, the ``history`` and, where it was asked for, the ``best`` state.
+    """What a run gives back: the trained ``state`` and the ``history``; ``best`` is ``None`` and kept for later.
 
     ``history`` is a dict of arrays with one row for each epoch: ``loss``, the metrics by name, the terms of the loss
     by name, and the same measured on the validation data after the epoch under ``validation_...``.
@@ -20,6 +21,11 @@ class Result(NamedTuple):
     state: TrainState
     history: dict[str, Any]
     best: TrainState | None = None
+
+    def __repr__(self) -> str:
+        columns = ", ".join(f"{name} {jnp.shape(column)}" for name, column in self.history.items())
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+        return f"Result(state of {count:,} parameters, history: {columns})"
 
 
 def run(
@@ -55,8 +61,8 @@ def run(
         batch_size: examples to a batch; ``None``, or more than there are, takes all at once. A function decides for
             itself.
         validation: arrays of the same form, evaluated after each epoch in batches of the same size.
-        state: a ``TrainState`` to go on from; its ``params``, ``model_state``, ``opt_state`` and ``step`` are kept.
-            Going on with the same key, data and batch size is the run that was never interrupted.
+        state: a ``TrainState`` to go on from, for ``epochs`` or ``steps`` more; all of it but its key is kept. Going
+            on with the same key, data and batch size is the run that was never interrupted.
         shuffle: whether each epoch draws a new order.
         drop_last: whether to leave out the smaller last batch of an epoch, which otherwise is a step of its own.
         steps_per_epoch: where ``data`` is a function: how many steps make one row of the history; 1 otherwise.

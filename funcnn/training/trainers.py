@@ -1,6 +1,6 @@
 """From an objective and an optimizer to a pure step: ``step(train_state, batch) -> (train_state, info)``."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -67,13 +67,13 @@ def trainer(
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
-        >>> from funcnn import training
+        >>> from funcnn.training import Aux, Objective, trainer
         >>> def init(key, batch):
         ...     return {"slope": jnp.zeros(())}, {}
         >>> def loss(params, model_state, batch, *, key, training):
         ...     x, y = batch
         ...     return (params["slope"] * x - y) ** 2, Aux(model_state)
-        >>> line = trainer(training.Objective(init, loss), optax.sgd(0.5))
+        >>> line = trainer(Objective(init, loss), optax.sgd(0.5))
         >>> batch = jnp.ones(4), 3 * jnp.ones(4)
         >>> state, info = line.step(line.init(jax.random.key(0), batch), batch)
         >>> float(state.params["slope"]), float(line.report(info)["loss"])
@@ -96,7 +96,7 @@ def trainer(
         return TrainState(params, model_state, optimizer.init(params), step_key, jnp.zeros((), jnp.int32))
 
     def total(params: Tree, model_state: Tree, batch: Any, key: Any) -> tuple[Any, tuple[Tree, Any]]:
-        losses, aux = objective.loss(params, model_state, batch, key=key, training=True)
+        losses, aux = _loss_and_aux(objective.loss(params, model_state, batch, key=key, training=True))
         info = _info(losses, aux, measured)
         return _total(info), (aux.model_state, info)
 
@@ -121,7 +121,7 @@ def trainer(
         key = jax.random.fold_in(
             train_state.key, jnp.uint32(_EVALUATIONS) + jnp.asarray(train_state.step).astype(jnp.uint32)
         )
-        losses, aux = objective.loss(params, train_state.model_state, batch, key=key, training=False)
+        losses, aux = _loss_and_aux(objective.loss(params, train_state.model_state, batch, key=key, training=False))
         return _info(losses, aux, measured)
 
     def report(info: Any) -> dict[str, Any]:
@@ -159,9 +159,9 @@ def supervised(
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
-        >>> from funcnn import layers, losses, metrics
+        >>> from funcnn import layers, losses, metrics, training
         >>> mae = {"mae": metrics.mean_absolute_error}
-        >>> line = supervised(layers.dense(1), losses.squared_error, optax.adam(0.01), mae)
+        >>> line = training.supervised(layers.dense(1), losses.squared_error, optax.adam(0.01), mae)
         >>> batch = jnp.ones((4, 2)), jnp.zeros((4, 1))
         >>> state, info = line.step(line.init(jax.random.key(0), batch), batch)
         >>> sorted(line.report(info))
@@ -175,6 +175,9 @@ def supervised(
             "pass one of funcnn.losses",
             TypeError,
         )
+    if penalty is not None and getattr(penalty, "__module__", "") == "funcnn.penalties" and not _is_closure(penalty):
+        got, fix = f"the factory {penalty.__name__}", f"call it: penalties.{penalty.__name__}(1e-4)"
+        checks.fail("supervised", "a penalty, params -> scalar", got, fix, TypeError)
     if penalty is not None and not callable(penalty):
         checks.fail(
             "supervised",
@@ -186,15 +189,20 @@ def supervised(
     return trainer(supervised_objective(model, loss, penalty), optimizer, metrics)
 
 
+def _is_closure(function: Any) -> bool:
+    return "<locals>" in getattr(function, "__qualname__", "")
+
+
+def _loss_and_aux(returned: Any) -> tuple[Any, Aux]:
+    if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], Aux)):
+        parts = returned if isinstance(returned, tuple) else (returned,)
+        got = ", ".join(type(part).__name__ for part in parts)
+        fix = "return losses, Aux(model_state, ...)"
+        checks.fail("trainer", "a loss that returns (losses, Aux)", got, fix, TypeError)
+    return returned
+
+
 def _info(losses: Any, aux: Aux, metrics: Mapping[str, Metric]) -> dict[str, Any]:
-    if not isinstance(aux, Aux):
-        checks.fail(
-            "trainer",
-            "a loss that returns (losses, Aux)",
-            type(aux).__name__,
-            "return Aux(model_state, ...)",
-            TypeError,
-        )
     info: dict[str, Any] = {"losses": loss_sums(losses, aux.weights)}
     taken = sorted(({*info["losses"], "penalty"}) & set(metrics))
     if taken:
@@ -225,8 +233,9 @@ def _expect_metrics(given: Any) -> dict[str, Metric]:
         checks.fail("trainer", "metrics as a dict", got, 'give each a name: {"accuracy": metrics.accuracy}', TypeError)
     metrics = dict(given)
     for name, metric in metrics.items():
-        if name == "loss" or not isinstance(name, str) or not name:
-            checks.fail("trainer", "metrics named by a word that is not 'loss'", repr(name), "rename the metric")
+        if name == "loss" or not isinstance(name, str) or not name or name.startswith("validation_"):
+            fix = "rename the metric: the history has these names of its own"
+            checks.fail("trainer", "metrics named otherwise than 'loss' and 'validation_...'", repr(name), fix)
         if not isinstance(metric, Metric):
             got = f"the function {metric.__name__}" if callable(metric) else type(metric).__name__
             checks.fail(
@@ -258,3 +267,28 @@ def expect_state(where: str, state: Any) -> None:
     if state is not None and not isinstance(state, TrainState):
         fix = "pass result.state, or trainer.init(key, batch)._replace(params=...)"
         checks.fail(where, "state as a TrainState", type(state).__name__, fix, TypeError)
+
+
+def _shapes(parts: Sequence[Any]) -> dict[str, tuple[int, ...]]:
+    return {
+        f"{field}/{jax.tree_util.keystr(path, simple=True, separator='/')}": jnp.shape(leaf)
+        for field, part in zip(TrainState._fields, parts, strict=False)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(part)
+    }
+
+
+def expect_like(where: str, found: Sequence[Any], expected: Sequence[Any], *, sizes: bool) -> None:
+    """Raise unless the first fields of a state have the arrays that its model makes: by path, rank and ``sizes``.
+
+    Ranks are compared before a step is traced, sizes after, for where they matter to a layer it says more.
+    """
+    got, want = _shapes(found), _shapes(expected)
+    fix = "pass a state of this very model and optimizer"
+    for path in [*want, *got]:
+        if path not in got or path not in want:
+            state = ("nothing", want[path]) if path in want else (got[path], "nothing")
+            checks.fail(where, f"a state with {state[1]} at {path}", f"{state[0]}", fix)
+        if len(got[path]) != len(want[path]) or (sizes and got[path] != want[path]):
+            if got[path][1:] == want[path]:
+                fix = "it seems to be of several mapped runs: take one, jax.tree.map(lambda a: a[0], state)"
+            checks.fail(where, f"a state with {want[path]} at {path}", f"{got[path]}", fix)

@@ -1,0 +1,134 @@
+"""``evaluate`` and ``predict``: the same numbers whatever the batches, and one program for any number of rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from funcnn import layers, losses, metrics, training
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(100, 5)).astype(np.float32)
+LABELS = RNG.integers(0, 3, 100)
+KEY = jax.random.key(0)
+MODEL = layers.serial(layers.dense(6), layers.batch_norm(), layers.relu, layers.dropout(0.5), layers.dense(3))
+LINE = training.supervised(
+    MODEL,
+    losses.softmax_cross_entropy,
+    optax.sgd(0.1),
+    {"accuracy": metrics.accuracy, "table": metrics.confusion_matrix(3)},
+)
+
+
+@pytest.fixture(scope="module")
+def state():
+    return training.fit(LINE, (X, LABELS), key=KEY, epochs=1, progress=False).state
+
+
+def by_hand(state, x):
+    """The network with its running averages and without dropout, in NumPy."""
+    p, norm = state.params, state.model_state["batch_norm_0"]
+    h = x @ np.asarray(p["dense_0"]["kernel"]) + np.asarray(p["dense_0"]["bias"])
+    h = (h - norm["mean"][None]) / np.sqrt(norm["var"] + 1e-5)[None]
+    h = h * p["batch_norm_0"]["scale"][None] + p["batch_norm_0"]["bias"][None]
+    return np.maximum(h, 0) @ np.asarray(p["dense_1"]["kernel"]) + np.asarray(p["dense_1"]["bias"])
+
+
+@pytest.mark.parametrize("rows", [0, 1, 10, 32, 33, 100])
+def test_predict_is_the_network_without_training(state, rows):
+    found = training.predict(MODEL, state, X[:rows])
+    assert (found.shape, found.dtype) == ((rows, 3), jnp.float32)
+    np.testing.assert_allclose(found, by_hand(state, X[:rows]), rtol=1e-4, atol=1e-5)
+
+
+def test_predict_compiles_once_for_any_number_of_rows(state, compilations):
+    training.predict(MODEL, state, X[:7])
+    compilations.clear()
+    for rows in (1, 10, 32, 33, 100):
+        for x in (X[:rows], X[:rows].tolist(), X[:rows].astype(np.float64)):
+            training.predict(MODEL, state, x)
+    assert not compilations
+
+
+def test_predict_of_jax_arrays_compiles_nothing_either(state, compilations):
+    arrays = [jnp.asarray(X[:rows]) for rows in (1, 10, 33, 100)]
+    training.predict(MODEL, state, arrays[0])
+    compilations.clear()
+    for x in arrays:
+        training.predict(MODEL, state, x)
+    assert not compilations
+
+
+def test_the_batch_size_of_predict_changes_nothing_but_rounding(state):
+    whole = training.predict(MODEL, state, X, batch_size=100)
+    for batch_size in (1, 7, 1000):
+        np.testing.assert_allclose(
+            training.predict(MODEL, state, X, batch_size=batch_size), whole, rtol=1e-5, atol=1e-6
+        )
+
+
+def test_a_row_is_predicted_alone_as_among_others(state):
+    whole = training.predict(MODEL, state, X)
+    for i in (0, 31, 32, 99):
+        np.testing.assert_allclose(training.predict(MODEL, state, X[i : i + 1])[0], whole[i], rtol=1e-5, atol=1e-6)
+
+
+def test_trees_go_in_and_come_out():
+    model = layers.parallel(layers.dense(2), layers.dense(3))
+    pair = (X[:9], X[:9, :2])
+    line = training.supervised(model, lambda y, t: losses.squared_error(y[0], t), optax.sgd(0.1))
+    state = line.init(KEY, (pair, np.zeros((9, 2), np.float32)))
+    found = training.predict(model, state, pair, batch_size=4)
+    expected, _ = model.apply(state.params, state.model_state, pair)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
+    nothing = training.predict(model, state, (X[:0], X[:0, :2]))
+    assert jax.tree.map(jnp.shape, nothing) == ((0, 2), (0, 3))
+
+
+# ---- evaluate --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 32, 33, 100, 1000])
+def test_evaluate_is_the_mean_over_everything(state, batch_size):
+    from sklearn.metrics import confusion_matrix, log_loss
+
+    outputs = by_hand(state, X)
+    probabilities = np.exp(outputs) / np.exp(outputs).sum(1, keepdims=True)
+    found = training.evaluate(LINE, state, (X, LABELS), batch_size=batch_size)
+    assert sorted(found) == ["accuracy", "loss", "table"]
+    assert found["loss"] == pytest.approx(log_loss(LABELS, probabilities), rel=1e-4)
+    assert found["accuracy"] == pytest.approx((outputs.argmax(1) == LABELS).mean(), rel=1e-6)
+    np.testing.assert_array_equal(found["table"], confusion_matrix(LABELS, outputs.argmax(1)))
+    assert type(found["loss"]) is float
+
+
+def test_evaluate_weighs_rows(state):
+    w = np.where(np.arange(100) < 30, 2.0, 0.0)
+    found = training.evaluate(LINE, state, (X, LABELS, w))
+    alone = training.evaluate(LINE, state, (X[:30], LABELS[:30]))
+    assert found["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    assert found["accuracy"] == pytest.approx(alone["accuracy"], rel=1e-5)
+
+
+def test_evaluate_is_the_validation_of_a_run(state):
+    result = training.fit(LINE, (X, LABELS), key=KEY, epochs=1, progress=False, validation=(X[:50], LABELS[:50]))
+    found = training.evaluate(LINE, result.state, (X[:50], LABELS[:50]))
+    assert found["loss"] == pytest.approx(float(result.history["validation_loss"][-1]), rel=1e-6)
+    np.testing.assert_array_equal(found["table"], result.history["validation_table"][-1])
+
+
+def test_a_second_evaluate_compiles_nothing(state, compilations):
+    training.evaluate(LINE, state, (X, LABELS))
+    compilations.clear()
+    training.evaluate(LINE, state, (X[::-1].copy(), LABELS[::-1].copy()))
+    assert not compilations
+
+
+def test_neither_changes_what_it_is_given(state):
+    before = jax.tree.map(np.array, (state.params, state.model_state))
+    x = X.copy()
+    training.predict(MODEL, state, x)
+    training.evaluate(LINE, state, (x, LABELS))
+    np.testing.assert_array_equal(x, X)
+    jax.tree.map(np.testing.assert_array_equal, (state.params, state.model_state), before)

@@ -1,0 +1,444 @@
+"""``fit`` from the host: nothing compiled twice, numbers that go bad, Ctrl-C, observers and progress."""
+
+import itertools
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from funcnn import layers, losses, metrics, training
+
+RNG = np.random.default_rng(0)
+N, BATCH, EPOCHS, EPOCH_STEPS = 23, 5, 4, 5
+X = RNG.normal(size=(N, 3)).astype(np.float32)
+Y = (X[:, :1] - X[:, 1:2]).astype(np.float32)
+KEY = jax.random.key(5)
+OPTIONS = {"key": KEY, "epochs": EPOCHS, "batch_size": BATCH}
+ROOT = Path(__file__).parent.parent
+
+
+def trainer(loss=losses.squared_error, optimizer=None, **options):
+    return training.supervised(layers.dense(1), loss, optax.adam(0.1) if optimizer is None else optimizer, **options)
+
+
+@pytest.fixture(scope="module")
+def line():
+    """A trainer, which several tests share so that it is compiled once."""
+    return trainer(metrics={"mae": metrics.mean_absolute_error})
+
+
+@pytest.fixture(scope="module")
+def whole(line):
+    return training.fit(line, (X, Y), progress=False, **OPTIONS)
+
+
+def host(tree):
+    return [
+        np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+        for leaf in jax.tree.leaves(tree)
+    ]
+
+
+def assert_same_bytes(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    assert [a.tobytes() for a in host(found)] == [a.tobytes() for a in host(expected)]
+
+
+# ---- compiling -------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_fit_compiles_nothing(line, whole, compilations):
+    rng = np.random.default_rng(1)
+    other = rng.normal(size=X.shape).astype(np.float32), rng.normal(size=Y.shape).astype(np.float32)
+    for data, key, options in (
+        ((X, Y), KEY, {}),
+        ((X, Y), KEY, {"every": 3}),
+        ((X, Y), KEY, {"every": 1, "observers": [lambda event: None]}),
+        ((X, Y), KEY, {"progress": True}),
+        (other, KEY, {"every": 3}),
+        ((X.tolist(), Y.astype(np.float64)), KEY, {}),
+    ):
+        training.fit(line, data, **{**OPTIONS, "key": key, "progress": False, **options})
+    list(training.steps(line, (X, Y), **OPTIONS))
+    assert not compilations
+
+
+def test_validation_is_compiled_once_and_not_in_each_epoch(compilations):
+    line, data = trainer(metrics={"mae": metrics.mean_absolute_error}), {"validation": (X[:7], Y[:7])}
+    counts = []
+    first = training.fit(
+        line, (X, Y), progress=False, every=1, observers=[lambda e: counts.append(len(compilations))], **data, **OPTIONS
+    )
+    assert len(counts) == EPOCHS
+    assert len(set(counts)) == 1
+    compilations.clear()
+    second = training.fit(line, (X, Y), progress=False, every=3, **data, **OPTIONS)
+    assert not compilations
+    assert_same_bytes(second, first)
+
+
+def test_a_second_fit_traces_nothing():
+    chex.clear_trace_counter()
+    counts = {}
+
+    def counted(name, function, most=None):
+        def call(*args):
+            counts[name] = counts.get(name, 0) + 1
+            return function(*args)
+
+        return call if most is None else chex.assert_max_traces(function, n=most)
+
+    plain, options = trainer(), {"progress": False, "validation": (X, Y), **OPTIONS}
+    names = ("init", "step", "evaluate", "report")
+    training.fit(plain._replace(**{name: counted(name, getattr(plain, name)) for name in names}), (X, Y), **options)
+    # The checks of values trace ``init`` and ``evaluate`` at each call; ``step`` and ``report`` are not traced again.
+    watched = plain._replace(**{name: counted(name, getattr(plain, name), counts[name]) for name in ("step", "report")})
+    for every in (None, 3, 1):
+        training.fit(watched, (X, Y), every=every, **options)
+
+
+# ---- events and observers --------------------------------------------------------------------------------------------
+
+
+def test_an_event_says_where_the_run_is(line, whole):
+    events = []
+    result = training.fit(line, (X, Y), progress=False, every=2, observers=[events.append], **OPTIONS)
+    assert [(event.epoch, event.step) for event in events] == [(2, 10), (4, 20)]
+    for event in events:
+        assert sorted(event.metrics) == ["loss", "mae"]
+        assert event.metrics["loss"] == whole.history["loss"][event.epoch - 1]
+        assert type(event.metrics["loss"]) is float
+    assert_same_bytes(events[-1].state, result.state)
+
+
+def test_every_counts_steps_where_the_run_does(line):
+    seen = []
+    options = {"key": KEY, "steps": 8, "batch_size": BATCH, "every": 3}
+    training.fit(
+        line, (X, Y), progress=False, observers=[lambda event: seen.append((event.epoch, event.step))], **options
+    )
+    assert seen == [(1, 3), (2, 6), (2, 8)]
+
+
+def test_within_an_epoch_an_event_reports_the_part_that_was_run(line):
+    events = list(training.steps(line, (X, Y), **OPTIONS))
+    assert [event.step for event in events] == list(range(1, 21))
+    assert [event.epoch for event in events] == [e for e in (1, 2, 3, 4) for _ in range(5)]
+    # The loss of the first k steps is the mean over their examples.
+    singles, state = [], None
+    step = training.compiled_step(line, batch_size=BATCH)
+    order = np.asarray(jax.random.permutation(jax.random.fold_in(jax.random.split(KEY, 3)[1], 0), N))
+    state = line.init(jax.random.split(KEY, 3)[0], (X[:BATCH], Y[:BATCH]))._replace(key=jax.random.split(KEY, 3)[2])
+    for begin in range(0, N, BATCH):
+        rows = order[begin : begin + BATCH]
+        state, info = step(state, (X[rows], Y[rows]))
+        singles.append((float(line.report(info)["loss"]) * len(rows), len(rows)))
+        expected = sum(total for total, _ in singles) / sum(count for _, count in singles)
+        assert events[begin // BATCH].metrics["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_steps_is_lazy(line):
+    stream = training.steps(line, (X, Y), **{**OPTIONS, "epochs": 100_000})
+    assert [event.step for event in itertools.islice(stream, 2)] == [1, 2]
+
+
+def test_an_observer_that_returns_true_ends_the_run(line, whole):
+    seen = []
+    result = training.fit(
+        line, (X, Y), progress=False, every=1, observers=[seen.append, lambda event: event.epoch == 2], **OPTIONS
+    )
+    assert [event.epoch for event in seen] == [1, 2]
+    assert int(result.state.step) == 10
+    assert {name: column.shape for name, column in result.history.items()} == {"loss": (2,), "mae": (2,)}
+    for name, column in whole.history.items():
+        assert result.history[name].tobytes() == np.asarray(column)[:2].tobytes()
+    rest = training.fit(line, (X, Y), progress=False, state=result.state, **{**OPTIONS, "epochs": 2})
+    assert_same_bytes(rest.state, whole.state)
+
+
+def test_an_observer_that_raises_is_left_out_and_the_run_goes_on(line, whole):
+    seen, calls = [], []
+
+    def broken(event):
+        calls.append(event.epoch)
+        raise ZeroDivisionError("a plot of nothing")
+
+    message = r"fit: the observer broken raised ZeroDivisionError\('a plot of nothing'\) and is not called again"
+    with pytest.warns(RuntimeWarning, match=message) as caught:
+        result = training.fit(line, (X, Y), progress=False, every=1, observers=[broken, seen.append], **OPTIONS)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert calls == [1]
+    assert [event.epoch for event in seen] == [1, 2, 3, 4]
+    assert_same_bytes(result, whole)
+
+
+def test_the_list_of_observers_is_not_changed(line):
+    def broken(event):
+        raise ValueError
+
+    observers = [broken]
+    with pytest.warns(RuntimeWarning):
+        training.fit(line, (X, Y), progress=False, observers=observers, **OPTIONS)
+    assert observers == [broken]
+
+
+# ---- Ctrl-C ----------------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_returns_the_result_of_the_last_chunk_and_says_so(line, whole, capfd):
+    def interrupt(event):
+        if event.epoch == 3:
+            raise KeyboardInterrupt
+
+    result = training.fit(line, (X, Y), progress=False, every=1, observers=[interrupt], **OPTIONS)
+    assert capfd.readouterr().err == "fit: interrupted; this is the result after 15 of 20 steps\n"
+    assert int(result.state.step) == 15
+    assert [len(column) for column in result.history.values()] == [3, 3]
+    rest = training.fit(line, (X, Y), progress=False, state=result.state, **{**OPTIONS, "epochs": 1})
+    assert_same_bytes(rest.state, whole.state)
+
+
+def test_ctrl_c_within_an_epoch_leaves_out_its_row(line, whole, capfd):
+    def interrupt(event):
+        if event.step == 7:
+            raise KeyboardInterrupt
+
+    options = {"key": KEY, "steps": 20, "batch_size": BATCH, "every": 1}
+    result = training.fit(line, (X, Y), progress=False, observers=[interrupt], **options)
+    assert "after 7 of 20 steps" in capfd.readouterr().err
+    assert int(result.state.step) == 7
+    assert result.history["loss"].tobytes() == np.asarray(whole.history["loss"])[:1].tobytes()
+
+
+INTERRUPTED = """
+import jax, numpy as np, optax
+from funcnn import layers, losses, training
+
+x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
+line = training.supervised(layers.dense(1), losses.squared_error, optax.sgd(0.01))
+looks = []
+
+def look(event):
+    looks.append(event.step)
+    if len(looks) == 3:
+        print("ready", flush=True)
+
+options = {"key": jax.random.key(0), "batch_size": 8}
+result = training.fit(line, (x, 2 * x), epochs=1_000_000, progress=False, observers=[look], **options)
+step = int(result.state.step)
+assert step == looks[-1], (step, looks)
+assert len(result.history["loss"]) == step // 8
+assert np.isfinite(result.history["loss"]).all()
+print("went on", flush=True)
+"""
+
+
+def test_a_real_ctrl_c_in_the_middle_of_a_run():
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    assert out == "went on\n"
+    assert re.search(r"^fit: interrupted; this is the result after \d+ of 8000000 steps$", err, re.MULTILINE), err
+
+
+# ---- progress --------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_terminal_progress_is_lines_on_standard_error(line, capfd):
+    training.fit(line, (X, Y), **OPTIONS)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"(epoch \d/4  step \d+/20  loss [\d.e-]+  mae [\d.e-]+  \d+\.\d s, \d+\.\d s left\n)+", err), (
+        err
+    )
+    assert "epoch 4/4  step 20/20" in err
+
+
+def test_progress_false_is_silence(line, capfd):
+    training.fit(line, (X, Y), progress=False, **OPTIONS)
+    assert capfd.readouterr() == ("", "")
+
+
+ON_A_TERMINAL = """
+import jax, numpy as np, optax
+from funcnn import layers, losses, metrics, training
+
+x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
+mae = {"mae": metrics.mean_absolute_error}
+line = training.supervised(layers.dense(1), losses.squared_error, optax.sgd(0.1), mae)
+training.fit(line, (x, 2 * x), key=jax.random.key(0), epochs=7, validation=(x, 2 * x))
+"""
+
+
+def shown_on_a_terminal(code):
+    """What a program writes to standard error where that is a terminal, without the control codes."""
+    here, there = pty.openpty()
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "160", "LINES": "40"}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=there, env=env)
+    os.close(there)
+    seen = b""
+    try:
+        while True:
+            ready, _, _ = select.select([here], [], [], 120)
+            assert ready, seen
+            try:
+                piece = os.read(here, 65536)
+            except OSError:  # on Linux, the end of a terminal
+                break
+            if not piece:
+                break
+            seen += piece
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        os.close(here)
+    assert process.returncode == 0, seen
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode()), out
+
+
+def test_on_a_terminal_progress_is_a_bar_with_epoch_and_loss():
+    seen, out = shown_on_a_terminal(ON_A_TERMINAL)
+    assert out == b""
+    last = seen.replace("\r", "\n").strip().splitlines()[-1]
+    assert re.search(
+        r"epoch 7/7 ━+ 100% .*left .*loss [\d.e-]+  mae [\d.e-]+  validation_loss [\d.e-]+  validation_mae [\d.e-]+",
+        last,
+    ), seen
+
+
+# ---- numbers that go bad ---------------------------------------------------------------------------------------------
+
+FLAT = layers.dense(1, kernel_init=jax.nn.initializers.zeros)
+
+
+def overflowing(bad):
+    """A run whose loss is infinite at one step: a finite target, the square of which is not."""
+    y = Y.copy()
+    y[bad * BATCH] = 1e30
+    line = training.supervised(FLAT, lambda p, t: (p - t)[:, 0] ** 2, optax.sgd(1e-3))
+    return line, (X, y), "a loss that is NaN or infinite"
+
+
+def root_at_zero(bad):
+    """A run whose gradient is NaN at one step, where its loss is zero: the root of a square."""
+    y = np.ones_like(Y)
+    y[bad * BATCH] = 0
+    line = training.supervised(FLAT, lambda p, t: jnp.sqrt((p - t)[:, 0] ** 2), optax.sgd(0.0))
+    return line, (X, y), "an update that made a parameter NaN or infinite"
+
+
+def until_bad(line, data, **options):
+    """The events of ``steps`` up to the error, and the error."""
+    good = []
+    try:
+        for event in training.steps(line, data, **options):
+            good.append(event)
+    except training.NonFiniteError as error:
+        return good, error
+    raise AssertionError("all was finite")
+
+
+@pytest.mark.parametrize("bad", [0, 2, 4])  # the first step, one in the middle, the smaller last one
+@pytest.mark.parametrize("case", [root_at_zero, overflowing])
+def test_the_step_that_went_bad_is_named_whatever_the_chunks(case, bad):
+    line, data, got = case(bad)
+    options = {**OPTIONS, "shuffle": False}
+    good, error = until_bad(line, data, **options)
+    assert error.step == bad == len(good)
+    for every in (1, 3, None):
+        with pytest.raises(training.NonFiniteError) as caught:
+            training.fit(line, data, progress=False, every=every, **options)
+        error = caught.value
+        assert (error.epoch, error.step) == (1, bad)
+        assert f"got {got} in epoch 1 of 4, step {bad} (counted from 0); lower the learning rate" in str(error)
+        assert all(np.isfinite(leaf).all() for leaf in host(error.result.state))
+        assert int(error.result.state.step) == bad
+        if good:
+            assert_same_bytes(error.result.state, good[-1].state)
+        assert len(error.result.history["loss"]) == 0
+
+
+@pytest.mark.parametrize("every", [1, 3, None])
+def test_a_learning_rate_that_is_too_large(every):
+    line, data = trainer(optimizer=optax.sgd(300.0)), (X, Y)
+    good, _ = until_bad(line, data, **OPTIONS)
+    assert 5 < len(good) < 20  # in a later epoch, so that there is a history
+    with pytest.raises(FloatingPointError) as caught:
+        training.fit(line, data, progress=False, every=every, **OPTIONS)
+    error = caught.value
+    assert error.step == len(good)
+    assert error.epoch == error.step // EPOCH_STEPS + 1
+    assert_same_bytes(error.result.state, good[-1].state)
+    rows = [event.metrics["loss"] for event in good if event.step % EPOCH_STEPS == 0]
+    np.testing.assert_array_equal(error.result.history["loss"], np.array(rows, np.float32))
+    assert np.isfinite(rows).all()
+    assert len(rows) >= 1
+
+
+def test_a_bad_step_in_the_very_last_chunk():
+    line, data, _ = root_at_zero(2)
+    with pytest.raises(training.NonFiniteError) as caught:
+        training.fit(line, data, key=KEY, steps=3, batch_size=BATCH, shuffle=False, progress=False)
+    assert caught.value.step == 2
+    training.fit(line, data, key=KEY, steps=2, batch_size=BATCH, shuffle=False, progress=False)
+
+
+def test_a_run_may_go_on_with_what_is_not_finite():
+    line, data = trainer(optimizer=optax.sgd(300.0)), (X, Y)
+    result = training.fit(line, data, progress=False, on_nonfinite="continue", every=1, **OPTIONS)
+    assert int(result.state.step) == 20
+    assert not np.isfinite(result.history["loss"]).all()
+    assert_same_bytes(result, training.run(line, data, **OPTIONS))
+
+
+def test_a_metric_that_is_nan_does_not_stop():
+    nan = metrics.mean(lambda outputs, targets: jnp.log(-jnp.ones(len(outputs))))
+    result = training.fit(trainer(metrics={"nan": nan}), (X, Y), progress=False, **OPTIONS)
+    assert np.isnan(result.history["nan"]).all()
+    assert np.isfinite(result.history["loss"]).all()
+    assert int(result.state.step) == 20
+
+
+def test_a_hand_written_trainer_without_a_loss_stops_at_anything():
+    def init(key, batch):
+        return training.TrainState({"a": jnp.ones(())}, {}, (), key, jnp.zeros((), jnp.int32))
+
+    def step(state, batch):
+        value = jnp.where(state.step == 7, jnp.nan, 1.0)
+        return state._replace(step=state.step + 1), {"score": value, "count": jnp.ones((), jnp.int32)}
+
+    line = training.Trainer(init, step, lambda state, batch: {"score": jnp.ones(())}, lambda info: info)
+    with pytest.raises(training.NonFiniteError) as caught:
+        training.fit(line, X, progress=False, **OPTIONS)
+    assert (caught.value.epoch, caught.value.step) == (2, 7)
+    np.testing.assert_array_equal(caught.value.result.history["score"], [5.0])
+
+
+def test_the_data_are_not_changed(line):
+    x, y = X.copy(), Y.copy()
+    training.fit(line, (x, y), progress=False, **OPTIONS)
+    np.testing.assert_array_equal(x, X)
+    np.testing.assert_array_equal(y, Y)
