@@ -350,5 +350,6 @@ r_squared = Metric(_measure_r_squared, _compute_r_squared)
 
 The last axis of arrays with more than one holds outputs, and the scores of these are averaged. In float32 the variance
 is right to 1e-3 at a mean of a thousand times the spread; where targets vary less than rounding shows, the score is 0.
-An output takes 2592 sums.
+The targets should lie between 0.001 and 60,000 in size, and not all of
+one beyond it. An output takes 2592 sums.
 """

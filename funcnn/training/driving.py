@@ -231,12 +231,15 @@ _GROWTH = 32
 
 def by_clock(seconds_each: float = _SECONDS) -> Callable[[int, float], int]:
     """Chunks that take about so many seconds, from the time that the last one took."""
-    size = 1
+    size, least = 1, 0.0
 
     def next_stop(step: int, seconds: float) -> int:
-        nonlocal size
+        nonlocal size, least
         if step:
-            size = max(1, min(size * _GROWTH, int(size * seconds_each / max(seconds, 1e-6))))
+            # The first chunk is one step: what it takes, a chunk of any size takes at least.
+            least = least or seconds
+            wanted = max(seconds_each, 2 * least)
+            size = max(1, min(size * _GROWTH, int(size * wanted / max(seconds, 1e-6))))
         return step + size
 
     return next_stop

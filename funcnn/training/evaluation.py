@@ -55,8 +55,11 @@ def evaluate(trainer: Trainer, state: TrainState, data: Any, *, batch_size: int 
     expect_state("evaluate", state)
     batch_size = expect_batch_size("evaluate", batch_size)
     arrays = datasets.as_arrays(data, where="evaluate", one_length=batch_size is not None)
+    _expect_host("evaluate", (arrays, state), "trainer.report(trainer.evaluate(state, data))")
     expect_values("evaluate", trainer, arrays, None, state)
-    report = jax.device_get(_evaluated(trainer, state, arrays, batch_size))
+    report = _evaluated(trainer, state, arrays, batch_size)
+    _expect_host("evaluate", report, "trainer.report(trainer.evaluate(state, data))")
+    report = jax.device_get(report)
     return {name: value.item() if np.ndim(value) == 0 else value for name, value in report.items()}
 
 
@@ -98,9 +101,8 @@ def predict(model: Layer, state: TrainState, x: Any, *, batch_size: int | None =
         checks.fail("predict", "state as a TrainState", type(state).__name__, "pass result.state", TypeError)
     batch_size = expect_batch_size("predict", batch_size)
     arrays = datasets.as_arrays(x, where="predict", minimum=0)
-    if not all(checks.is_concrete(leaf) for leaf in jax.tree.leaves((arrays, state))):
-        fix = "inside jit, vmap or grad write model.apply(state.params, state.model_state, x)[0]"
-        checks.fail("predict", "values, for it is driven from the host", "a tracer", fix, TypeError)
+    instead = "model.apply(state.params, state.model_state, x)[0]"
+    _expect_host("predict", (arrays, state), instead)
     arrays = jax.device_get(arrays)  # a slice of a JAX array would be compiled anew for each place
     expect_finite("predict", "x", arrays)
     n = len(jax.tree.leaves(arrays)[0])
@@ -112,7 +114,14 @@ def predict(model: Layer, state: TrainState, x: Any, *, batch_size: int | None =
     except Exception as error:
         error.add_note(f"predict: in x of shape {shown(arrays)}, cut into batches of {batch_size} rows")
         raise
+    _expect_host("predict", outputs, instead)
     return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate([np.asarray(p) for p in parts])[:n]), *outputs)
+
+
+def _expect_host(where: str, tree: Tree, instead: str) -> None:
+    if not all(checks.is_concrete(leaf) for leaf in jax.tree.leaves(tree)):
+        fix = f"inside jit, vmap or grad write {instead}"
+        checks.fail(where, "values, for it is driven from the host", "a tracer", fix, TypeError)
 
 
 def _batches(arrays: Tree, n: int, size: int) -> Iterator[Tree]:

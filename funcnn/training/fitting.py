@@ -1,6 +1,6 @@
 """``fit``: a run with progress, observers and errors; and ``steps``, the lazy stream of events beneath it."""
 
-import sys
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -120,6 +120,7 @@ def fit(
     checks.expect_option("fit", "on_nonfinite", on_nonfinite, ("raise", "continue"))
     if callable(observers):
         checks.fail("fit", "observers in a list", "a function", "pass observers=[...]", TypeError)
+    observers = list(observers)
     for observer in observers:
         if not callable(observer):
             checks.fail(
@@ -144,25 +145,36 @@ def fit(
     next_stop = by_clock()
     if every is not None:
         next_stop = by_count(every * (run.plan.epoch_steps if steps is None else 1))
-    return _driven(run, carry, next_stop, list(observers), progress)
+    return _driven(run, carry, next_stop, observers, progress)
 
 
 def _driven(run: Driver, carry: Carry, next_stop: Any, observers: list[Observer], progress: bool) -> Result:
     """The loop of ``fit``: a chunk, then everybody who wants to see it."""
     taken = 0
-    try:
-        with progresses.shown(run.plan, progress) as show:
+    with contextlib.ExitStack() as stack:
+        watching = [_named_progress(stack, run)] if progress else []
+        try:
             for chunk in run.chunks(carry, next_stop):
                 carry, taken = chunk.carry, chunk.step
-                if not progress and not observers:
+                if not watching and not observers:
                     continue
                 event = run.event(chunk)
-                show(event)
+                _observed(watching, event)
                 if _observed(observers, event):
                     break
-    except KeyboardInterrupt:
-        sys.stderr.write(f"fit: interrupted; this is the result after {taken} of {run.plan.steps} steps\n")
+        except KeyboardInterrupt:
+            progresses.say(f"fit: interrupted; this is the result after {taken} of {run.plan.steps} steps")
     return run.result(carry, taken)
+
+
+def _named_progress(stack: contextlib.ExitStack, run: Driver) -> Observer:
+    """Progress as an observer: whatever becomes of standard error, it does not cost anybody the run."""
+    show = stack.enter_context(progresses.shown(run.plan))
+
+    def progress(event: Event) -> None:
+        show(event)
+
+    return progress
 
 
 def _observed(observers: list[Observer], event: Event) -> bool:
@@ -173,8 +185,10 @@ def _observed(observers: list[Observer], event: Event) -> bool:
             ended = bool(observer(event)) or ended
         except Exception as error:  # what somebody only wanted to see must not cost them the run
             observers.remove(observer)
-            message = (
-                f"fit: the observer {getattr(observer, '__name__', observer)} raised {error!r} and is not called again"
-            )
-            warnings.warn(message, RuntimeWarning, stacklevel=4)
+            name = getattr(observer, "__name__", observer)
+            message = f"fit: the observer {name} raised {error!r} and is not called again"
+            try:
+                warnings.warn(message, RuntimeWarning, stacklevel=4)
+            except RuntimeWarning:  # where warnings are errors
+                progresses.say(message)
     return ended

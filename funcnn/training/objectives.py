@@ -158,7 +158,8 @@ def _weighted(where: str, name: str, losses: Any, weights: Any) -> tuple[Any, An
         )
     spread = jnp.broadcast_to(jnp.reshape(weights, shape + (1,) * (losses.ndim - len(shape))), losses.shape)
     spread = spread.astype(losses.dtype)
-    return jnp.sum(losses * spread), jnp.sum(spread)
+    # A loss under the weight 0 does not count, not even where it is infinite.
+    return jnp.sum(jnp.where(spread == 0, jnp.zeros_like(losses), losses) * spread), jnp.sum(spread)
 
 
 def _expect_weights(where: str, label: str, weights: Any) -> None:

@@ -159,7 +159,8 @@ class Program(NamedTuple):
         plan = self.plan
 
         def begin(c: Carry) -> Carry:
-            order = self.order_of(c.shuffle_key, c.start // plan.epoch_steps + row)
+            # A state in the middle of an epoch begins the next one.
+            order = self.order_of(c.shuffle_key, -(-c.start // plan.epoch_steps) + row)
             return c._replace(order=order, sums=jax.tree.map(jnp.zeros_like, c.sums))
 
         def end(c: Carry) -> Carry:
@@ -194,8 +195,8 @@ def _least(a: Any, b: int) -> Any:
 
 
 def _empty(rows: int, row: Any) -> Any:
-    """A column of the history before anything is known: NaN, or 0 for integers."""
-    return jnp.full((rows, *row.shape), jnp.nan if jnp.issubdtype(row.dtype, jnp.inexact) else 0, row.dtype)
+    """A column of the history before anything is known. Not NaN, which ``jax_debug_nans`` would take for a fault."""
+    return jnp.zeros((rows, *row.shape), row.dtype)
 
 
 def evaluated(trainer: Trainer, state: TrainState, data: Tree, batch_size: int | None) -> Any:

@@ -1,5 +1,6 @@
 """The progress of a run on standard error: a bar with the time left on a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -16,19 +17,30 @@ _LINE_SECONDS = 5.0
 
 
 @contextmanager
-def shown(plan: Plan, wanted: bool) -> Generator[Callable[[Event], None], None, None]:
+def shown(plan: Plan) -> Generator[Callable[[Event], None], None, None]:
     """A function that shows an event, in the way that standard error can."""
-    if not wanted:
+    if sys.stderr is None:  # a process without a console
         yield lambda event: None
         return
     from rich.console import Console
 
     console = Console(stderr=True)
     if console.is_terminal or console.is_jupyter:
-        with _bar(plan, console) as show:
-            yield show
+        bar = _bar(plan, console)
+        try:
+            yield bar.__enter__()
+        finally:
+            with contextlib.suppress(OSError, ValueError):  # standard error is gone
+                bar.__exit__(None, None, None)
     else:
         yield _lines(plan)
+
+
+def say(line: str) -> None:
+    """Write a line to standard error, if there is one that takes it."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
 
 
 def described(metrics: dict[str, Any]) -> str:
@@ -69,7 +81,7 @@ def _bar(plan: Plan, console: Any) -> Generator[Callable[[Event], None], None, N
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[metrics]}"),
+        TextColumn("{task.fields[metrics]}", markup=False),
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=plan.steps, epoch=0, epochs=plan.epochs, metrics="")

@@ -62,7 +62,8 @@ def run(
             itself.
         validation: arrays of the same form, evaluated after each epoch in batches of the same size.
         state: a ``TrainState`` to go on from, for ``epochs`` or ``steps`` more; all of it but its key is kept. Going
-            on with the same key, data and batch size is the run that was never interrupted.
+            on with the same key, data and batch size is the run that was never interrupted, where the state is from the
+            end of an epoch; from the middle of one, the next epoch begins.
         shuffle: whether each epoch draws a new order.
         drop_last: whether to leave out the smaller last batch of an epoch, which otherwise is a step of its own.
         steps_per_epoch: where ``data`` is a function: how many steps make one row of the history; 1 otherwise.

@@ -204,6 +204,10 @@ def _loss_and_aux(returned: Any) -> tuple[Any, Aux]:
 
 def _info(losses: Any, aux: Aux, metrics: Mapping[str, Metric]) -> dict[str, Any]:
     info: dict[str, Any] = {"losses": loss_sums(losses, aux.weights)}
+    for name in info["losses"]:
+        if name in ("loss", "penalty") or name.startswith("validation_"):
+            fix = "rename it: the history has these names of its own"
+            checks.fail("trainer", "terms of the loss not named 'loss', 'penalty' or 'validation_...'", repr(name), fix)
     taken = sorted(({*info["losses"], "penalty"}) & set(metrics))
     if taken:
         checks.fail(
@@ -252,7 +256,10 @@ def _expect_optimizer(optimizer: Any) -> None:
         if callable(optimizer) and hasattr(optimizer, "__name__")
         else type(optimizer).__name__
     )
-    checks.fail("trainer", "an Optax optimizer", got, "pass one such as optax.adam(1e-3)", TypeError)
+    fix = "pass one such as optax.adam(1e-3)"
+    if hasattr(optimizer, "gradient_transformation"):  # optax.MultiSteps
+        fix = "pass its .gradient_transformation()"
+    checks.fail("trainer", "an Optax optimizer", got, fix, TypeError)
 
 
 def expect_trainer(where: str, value: Any) -> None:

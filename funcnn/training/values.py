@@ -15,7 +15,7 @@ from funcnn.training.trainers import Trainer, TrainState
 def expect_finite(where: str, what: str, tree: Tree) -> None:
     """Raise where an array holds NaN or infinity, and say in which row the first one is."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        if isinstance(leaf, Tracer) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             continue
         array = np.asarray(leaf)
         good = np.isfinite(array)
@@ -37,21 +37,23 @@ def expect_values(where: str, trainer: Trainer, arrays: Tree, held_out: Tree, st
     """
     if state is not None:
         expect_finite(where, "state.params", state.params)
+        expect_finite(where, "state.model_state", state.model_state)
     for what, data in (("data", arrays), ("validation", held_out)):
         if data is None:
             continue
         expect_finite(where, what, data)
         if isinstance(data, tuple) and len(data) > 1 and not _is_traced(data):
-            x, *rest = data
             try:
-                _traced(trainer, x, tuple(rest), _state(trainer, data if arrays is None else arrays, state))
+                _traced(trainer, data, _state(trainer, arrays, state))
             except Exception as error:
                 error.add_note(f"{where}: in {what} of shapes {shown(data)}")
                 raise
 
 
-def _traced(trainer: Trainer, x: Tree, known: Any, state: Any) -> None:
-    jax.eval_shape(lambda a, s: trainer.evaluate(s, (a, *known)), x, state)
+def _traced(trainer: Trainer, data: Any, state: Any) -> None:
+    x, *known = data
+    batch = getattr(data, "_make", tuple)  # a named tuple stays one
+    jax.eval_shape(lambda a, s: trainer.evaluate(s, batch((a, *known))), x, state)
 
 
 def _is_traced(tree: Tree) -> bool:
