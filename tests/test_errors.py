@@ -460,9 +460,17 @@ def test_a_list_of_arrays_is_no_tuple():
 
 
 def test_a_single_number_as_data():
-    message = "{}: expected an axis of examples, got a single number; pass an array, a list or a DataFrame"
-    assert_raises(lambda: fit(validation=0.2), ValueError, message.format("fit: validation"))
-    assert_raises(lambda: fit(data=(X, LABELS, 1.0)), ValueError, message.format("fit at [2]"))
+    assert_raises(
+        lambda: fit(data=(X, LABELS, 1.0)),
+        ValueError,
+        "fit at [2]: expected an axis of examples, got a single number; pass an array, a list or a DataFrame",
+    )
+    assert_raises(
+        lambda: fit(validation=0.2),
+        TypeError,
+        "fit: expected validation as arrays, got the number 0.2; "
+        "split first: train, test = data.split(everything, 0.2, key=key)",
+    )
 
 
 def test_batches_of_a_function_whose_parts_do_not_meet():
@@ -529,7 +537,9 @@ def test_lists_series_and_data_frames_are_taken():
 
 # ---- counts and options ----------------------------------------------------------------------------------------------
 
-COUNT = "{}: expected {} as a whole number, got {} {}; {} decides the shapes of arrays and is no tracer; pass an int"
+COUNT = "{}: expected {} as a whole number, got {} {}; " + (
+    "pass an int: it decides the shapes of arrays, and is known before compilation"
+)
 
 
 @pytest.mark.parametrize("batch_size", [0, -3])
@@ -546,14 +556,14 @@ def test_a_batch_size_below_one(batch_size, compilations):
     assert_raises(
         lambda: training.evaluate(line, state, (X, LABELS), **options), ValueError, f"evaluate: {end}{everything}"
     )
-    assert_raises(lambda: training.predict(CLASSIFIER, state, X, **options), ValueError, f"predict: {end}")
+    assert_raises(lambda: training.predict(CLASSIFIER, state, X, **options), ValueError, f"predict: {end}{everything}")
     assert not compilations
 
 
 @pytest.mark.parametrize("batch_size", [2.0, True, "32", np.float32(4)])
 def test_a_batch_size_that_is_no_whole_number(batch_size):
     kind = type(batch_size).__name__
-    message = COUNT.format("fit", "batch_size", kind, batch_size, "batch_size")
+    message = COUNT.format("fit", "batch_size", kind, batch_size)
     assert_raises(lambda: fit(batch_size=batch_size), TypeError, message)
 
 
@@ -574,8 +584,8 @@ def test_a_batch_size_of_none_and_one_above_the_examples_are_one_batch():
         ({"epochs": 0}, ValueError, "fit: expected epochs of at least 1, got 0; choose 1 or more"),
         ({"epochs": -1}, ValueError, "fit: expected epochs of at least 1, got -1; choose 1 or more"),
         ({"epochs": None, "steps": 0}, ValueError, "fit: expected steps of at least 1, got 0; choose 1 or more"),
-        ({"epochs": 1.5}, TypeError, COUNT.format("fit", "epochs", "float", 1.5, "epochs")),
-        ({"epochs": "3"}, TypeError, COUNT.format("fit", "epochs", "str", 3, "epochs")),
+        ({"epochs": 1.5}, TypeError, COUNT.format("fit", "epochs", "float", 1.5)),
+        ({"epochs": "3"}, TypeError, COUNT.format("fit", "epochs", "str", 3)),
         ({"every": 0}, ValueError, "fit: expected every of at least 1, got 0; choose 1 or more"),
         (
             {"epochs": None, "steps": 2**31},
@@ -723,12 +733,13 @@ def test_what_a_trainer_is_not_made_of(call, message):
     assert_raises(call, TypeError, message)
 
 
-@pytest.mark.parametrize("name", ["loss", "", 3])
+@pytest.mark.parametrize("name", ["loss", "validation_loss", "", 3])
 def test_a_metric_under_a_name_that_it_cannot_have(name):
     assert_raises(
         lambda: trainer(metrics={name: metrics.accuracy}),
         ValueError,
-        f"trainer: expected metrics named by a word that is not 'loss', got {name!r}; rename the metric",
+        f"trainer: expected metrics named otherwise than 'loss' and 'validation_...', got {name!r}; "
+        "rename the metric: the history has these names of its own",
     )
 
 

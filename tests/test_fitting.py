@@ -437,6 +437,19 @@ def test_a_hand_written_trainer_without_a_loss_stops_at_anything():
     np.testing.assert_array_equal(caught.value.result.history["score"], [5.0])
 
 
+def test_a_function_as_data_is_validated_on_arrays_and_these_are_checked(line):
+    def draw(key):
+        x = jax.random.normal(key, (6, 3))
+        return x, x[:, :1] - x[:, 1:2]
+
+    options = {"key": KEY, "epochs": 3, "steps_per_epoch": 4, "progress": False}
+    result = training.fit(line, draw, validation=(X, Y), **options)
+    found = training.evaluate(line, result.state, (X, Y))
+    assert found["loss"] == pytest.approx(float(result.history["validation_loss"][-1]), rel=1e-6)
+    with pytest.raises(ValueError, match="squared_error: expected a target of the prediction's shape"):
+        training.fit(line, draw, validation=(X, Y[:, 0]), **options)
+
+
 def test_the_data_are_not_changed(line):
     x, y = X.copy(), Y.copy()
     training.fit(line, (x, y), progress=False, **OPTIONS)

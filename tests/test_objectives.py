@@ -45,7 +45,20 @@ def test_sums_of_batches_add_up_to_the_sums_of_all():
 
 
 def test_a_term_without_weight_is_zero_and_not_nan():
-    assert means(objectives.loss_sums(np.ones(6, np.float32), np.zeros(6)))[""] == 0
+    # In a batch of a run; weights that are known and all zero are refused.
+    assert means(jax.jit(objectives.loss_sums)(np.ones(6, np.float32), np.zeros(6)))[""] == 0
+
+
+def test_an_infinite_loss_of_weight_zero_does_not_count():
+    values = np.where(W == 0, np.inf, 2.0).astype(np.float32)
+    assert means(objectives.loss_sums(values, W))[""] == 2
+
+
+@pytest.mark.parametrize(("weights", "got"), [([0, 0, 0], "zeros alone"), ([1, -0.5, 2], "-0.5 among them")])
+def test_weights_that_cannot_be_meant(weights, got):
+    message = "trainer: expected weights of the losses from 0 on, some of them above it, got {}; leave out what does"
+    with pytest.raises(ValueError, match=message.format(got)):
+        objectives.loss_sums(np.ones(3, np.float32), np.array(weights, np.float32))
 
 
 def test_half_precision_is_summed_in_float32():
@@ -200,7 +213,7 @@ def test_weights_by_term():
         (
             lambda s: (jnp.ones(3), s),
             TypeError,
-            r"trainer: expected a loss that returns \(losses, Aux\), got dict; return",
+            r"trainer: expected a loss that returns \(losses, Aux\), got ArrayImpl, dict; return losses, Aux",
         ),
         (
             lambda s: (jnp.float32(1), training.Aux(s)),

@@ -13,8 +13,8 @@ from funcnn import data as datasets
 from funcnn.core import Layer, Tree, expect_layer, shown
 from funcnn.training.plans import expect_batch_size
 from funcnn.training.programs import evaluated
-from funcnn.training.trainers import Trainer, TrainState, expect_like, expect_state, expect_trainer
-from funcnn.training.values import expect_finite, expect_values
+from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_trainer
+from funcnn.training.values import expect_finite, expect_like, expect_values
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

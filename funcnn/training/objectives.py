@@ -166,12 +166,10 @@ def _expect_weights(where: str, label: str, weights: Any) -> None:
     """Raise where weights are known, as they are before compilation, and cannot be meant."""
     if not checks.is_concrete(weights) or not np.size(weights):
         return
-    known = np.asarray(weights)
-    if known.min() < 0 or not known.any():
-        got = f"{known.min()} among them" if known.min() < 0 else "zeros alone"
-        checks.fail(
-            where, f"weights of the {label} from 0 on, some of them above it", got, "leave out what does not count"
-        )
+    least = np.asarray(weights).min()
+    if least < 0:
+        fix = "leave out what does not count, or give it the weight 0"
+        checks.fail(where, f"weights of the {label} from 0 on", str(least), fix)
 
 
 def mean_of(sums: tuple[Any, Any]) -> Any:

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from funcnn import checks
 from funcnn.core import Tree, spec
 from funcnn.training.plans import Plan
-from funcnn.training.trainers import Trainer, TrainState, expect_like
+from funcnn.training.trainers import Trainer, TrainState
+from funcnn.training.values import expect_like
 
 
 class Carry(NamedTuple):

@@ -81,8 +81,8 @@ def run(
         >>> x = jnp.linspace(-1, 1, 20)[:, None]
         >>> def final_loss(rate):
         ...     line = training.supervised(layers.dense(1), losses.squared_error, optax.sgd(rate))
-        ...     return training.run(line, (x, 3 * x + 1), key=jax.random.key(0), epochs=20,
-        batch_size=5).history["loss"][-1]
+        ...     result = training.run(line, (x, 3 * x + 1), key=jax.random.key(0), epochs=20, batch_size=5)
+        ...     return result.history["loss"][-1]
         >>> bool(jax.jit(final_loss)(0.3) < 1e-3)
         True
         >>> jax.jit(jax.vmap(final_loss))(jnp.array([0.03, 0.1, 0.3])).shape

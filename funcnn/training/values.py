@@ -1,5 +1,6 @@
 """The checks of values, on the host and before anything is compiled."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -62,3 +63,31 @@ def _is_traced(tree: Tree) -> bool:
 
 def _state(trainer: Trainer, data: Tree, state: TrainState | None) -> Any:
     return jax.eval_shape(trainer.init, jax.random.key(0), data) if state is None else state
+
+
+# ---- states ----------------------------------------------------------------------------------------------------------
+
+
+def _shapes(parts: Sequence[Any]) -> dict[str, tuple[int, ...]]:
+    return {
+        f"{field}/{jax.tree_util.keystr(path, simple=True, separator='/')}": jnp.shape(leaf)
+        for field, part in zip(TrainState._fields, parts, strict=False)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(part)
+    }
+
+
+def expect_like(where: str, found: Sequence[Any], expected: Sequence[Any], *, sizes: bool) -> None:
+    """Raise unless the first fields of a state have the arrays that its model makes: by path, rank and ``sizes``.
+
+    Ranks are compared before a step is traced, sizes after, for where they matter to a layer it says more.
+    """
+    got, want = _shapes(found), _shapes(expected)
+    fix = "pass a state of this very model and optimizer"
+    for path in [*want, *got]:
+        if path not in got or path not in want:
+            state = ("nothing", want[path]) if path in want else (got[path], "nothing")
+            checks.fail(where, f"a state with {state[1]} at {path}", f"{state[0]}", fix)
+        if len(got[path]) != len(want[path]) or (sizes and got[path] != want[path]):
+            if got[path][1:] == want[path]:
+                fix = "it seems to be of several mapped runs: take one, jax.tree.map(lambda a: a[0], state)"
+            checks.fail(where, f"a state with {want[path]} at {path}", f"{got[path]}", fix)
