@@ -45,7 +45,7 @@ def expect_values(where: str, trainer: Trainer, arrays: Tree, held_out: Tree, st
         expect_finite(where, what, data)
         if isinstance(data, tuple) and len(data) > 1 and not _is_traced(data):
             try:
-                _traced(trainer, data, _state(trainer, arrays, state))
+                _traced(trainer, data, _state(trainer, data if arrays is None else arrays, state))
             except Exception as error:
                 error.add_note(f"{where}: in {what} of shapes {shown(data)}")
                 raise
