@@ -4,7 +4,8 @@
     python benchmarks/against_scan.py --quick          a few repeats of each, and writes nothing
     python benchmarks/against_scan.py --workloads W1,W3
 
-Steady state: everything is compiled and warm, the sides take turns (A B C A B C ...), each call waits for its result.
+Steady state: everything is compiled and warm, the sides take turns in an order drawn anew for each round, each call
+waits for its result.
 First result: a fresh process for each measurement, the sides taking turns; the clock runs from the data in memory to
 the result: tracing, compilation, initialisation and the run. On both, a ratio is that of the medians; beside it stands
 the median of the ratios of neighbours, which a load that comes and goes disturbs least.
@@ -16,6 +17,7 @@ import json
 import os
 import pathlib
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -107,10 +109,12 @@ def steady(name: str, work: Workload, seconds: float, least: int) -> Seconds:
                 raise RuntimeError(f"{name}: expected {work.epochs} finite losses, got {losses}")
     times: Seconds = {side: [] for side in calls}
     end = time.perf_counter() + seconds
+    order, shuffled = list(calls), random.Random(0)
     while time.perf_counter() < end or len(times[RUN]) < least:
-        for side, call in calls.items():
+        shuffled.shuffle(order)  # so that nobody always comes after the same one
+        for side in order:
             begin = time.perf_counter()
-            call(key, x, y)
+            calls[side](key, x, y)
             times[side].append(time.perf_counter() - begin)
     return times
 
@@ -150,16 +154,16 @@ def in_process(*arguments: str) -> dict[str, float]:
 
 
 def firsts(name: str, rounds: int) -> tuple[Seconds, Seconds]:
-    """For each side the seconds of ``first``, in turns, after one round that is thrown away: calls, whole processes."""
+    """For each side the seconds of ``first``, in turns: of the calls, and of the whole processes."""
     calls: Seconds = {side: [] for side in SIDES}
     processes: Seconds = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
         x, y = data(name)
         np.savez(pathlib.Path(folder) / f"{name}.npz", x=x, y=y)
-        for i in range(rounds + 1):
-            for side in SIDES:
+        for i in range(-1, rounds):  # the first round fills the caches of the disk, and is not counted
+            for side in SIDES if i >= 0 else (APART, RUN):
                 seconds = in_process(__file__, "--first", name, side, folder, repr(time.time()))
-                if i:
+                if i >= 0:
                     calls[side].append(seconds["call"])
                     processes[side].append(seconds["process"])
     return calls, processes
@@ -302,7 +306,7 @@ def measured(names: list[str], quick: bool) -> tuple[list[str], list[str], str]:
         print(rows[-1], flush=True)
     print(f"\n{FIRST_HEAD}")
     for name in names:
-        first_rows.append(first_row(name, WORKLOADS[name], *firsts(name, 1 if quick else 7)))
+        first_rows.append(first_row(name, WORKLOADS[name], *firsts(name, 1 if quick else 5)))
         print(first_rows[-1], flush=True)
     imported = import_line(imports(3 if quick else 15))
     print(f"\n{imported}")

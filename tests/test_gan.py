@@ -16,6 +16,8 @@ import pytest
 
 from funcnn import layers, training
 
+pytestmark = pytest.mark.slow  # its run compiles for long
+
 MEAN, STD, NOISE, EPOCHS = 4.0, 0.5, 4, 150
 
 

@@ -192,6 +192,7 @@ def test_compiled_step_in_a_loop_of_your_own_is_run(case):
     assert_same_bytes(history, {name: case.whole.history[name] for name in history})
 
 
+@pytest.mark.slow
 def test_a_step_that_the_caller_compiled_is_run_to_rounding(case):
     state, step = started(case), jax.jit(case.trainer.step)
     for batch in batches_by_hand(case.data, KEY, EPOCHS):
@@ -208,6 +209,7 @@ def test_two_runs_one_from_the_state_of_the_other_are_run(case):
     assert_same_bytes(history, case.whole.history)
 
 
+@pytest.mark.slow
 def test_members_of_a_map_are_runs_and_those_of_vmap_to_rounding(case):
     # Hyperparameters come as arrays: a Python float and a traced one differ by rounding.
     members = jnp.arange(2, dtype=jnp.uint32), jnp.array([1e-3, 1e-2])
@@ -242,6 +244,7 @@ def small():
     return Small()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "steps"),
     [
@@ -346,6 +349,7 @@ print("all close")
 """
 
 
+@pytest.mark.slow
 def test_a_batch_spread_over_eight_devices_is_run_to_rounding():
     here = Path(__file__).parent
     paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
