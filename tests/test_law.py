@@ -84,7 +84,7 @@ class Case:
         return list(training.steps(self.trainer, self.data, key=KEY, **{**self.options, **options}))
 
 
-@pytest.fixture(scope="module", params=["mlp", "convolutional"])
+@pytest.fixture(scope="module", params=["mlp", pytest.param("convolutional", marks=pytest.mark.slow)])
 def case(request):
     if request.param == "mlp":
         return Case(mlp(), (5,))
