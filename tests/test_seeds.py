@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from funcnn import layers, losses, training
+
+pytestmark = pytest.mark.slow  # thousands of runs
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
