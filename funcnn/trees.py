@@ -9,7 +9,7 @@ matches nothing is an error, since a misspelt one would otherwise do nothing wit
 import difflib
 import math
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -156,11 +156,9 @@ def _segment(pattern: str, name: str) -> bool:
 
 
 def _chosen(where: str, names: list[str], patterns: tuple[str, ...]) -> set[str]:
-    if not patterns:
-        _fail(where, "at least one pattern", "none", "pass one such as '**' for all or '**/kernel'")
+    expect_patterns(where, patterns)
     chosen: set[str] = set()
     for pattern in patterns:
-        _expect_pattern(where, pattern)
         found = {path for path in names if _fits(pattern.split("/"), path.split("/"))}
         if not found:
             _fail(where, "a pattern that matches a path", repr(pattern), _advice(pattern, names))
@@ -179,6 +177,14 @@ def _advice(pattern: str, names: list[str]) -> str:
 
 def _listed(names: list[str], most: int = 5) -> str:
     return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def expect_patterns(where: str, patterns: Sequence[Any]) -> None:
+    """Raise unless these are patterns, at least one; whether they match shows when a tree is at hand."""
+    if not patterns:
+        _fail(where, "at least one pattern", "none", "pass one such as '**' for all or '**/kernel'")
+    for pattern in patterns:
+        _expect_pattern(where, pattern)
 
 
 def _expect_pattern(where: str, pattern: Any) -> None:

@@ -4,6 +4,7 @@ from funcnn.training.driving import Event, NonFiniteError, compiled_step
 from funcnn.training.evaluation import evaluate, predict
 from funcnn.training.fitting import fit, steps
 from funcnn.training.objectives import Aux, Objective
+from funcnn.training.optimizers import freeze
 from funcnn.training.runs import Result, run
 from funcnn.training.trainers import Trainer, TrainState, supervised, trainer
 
@@ -18,6 +19,7 @@ __all__ = [
     "compiled_step",
     "evaluate",
     "fit",
+    "freeze",
     "predict",
     "run",
     "steps",

@@ -14,7 +14,8 @@ from funcnn import data as datasets
 from funcnn.core import Tree, expect_key
 from funcnn.training.plans import Plan, planned, validation_arrays
 from funcnn.training.programs import DYNAMIC, Carry, Program, advance
-from funcnn.training.runs import Result
+from funcnn.training.runs import Result, best_of
+from funcnn.training.stopping import Monitor
 from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_trainer
 from funcnn.training.values import expect_values
 
@@ -66,6 +67,8 @@ def _advance(
     ]
     good = functools.reduce(jnp.logical_and, finite, carry.first_bad_step < 0)
     row = jnp.maximum(stop - 1, 0) // plan.epoch_steps
+    if carry.watch is not None:
+        row = jnp.where(carry.watch.stopped < 0, row, carry.watch.stopped - 1)
     return carry, good, trainer.report(carry.sums), {name: column[row] for name, column in carry.history.items()}
 
 
@@ -139,6 +142,7 @@ class Chunk(NamedTuple):
     carry: Carry
     report: dict[str, Any]
     row: dict[str, Any]
+    stopped: bool = False  # whether the run ended here, before all of its steps
 
 
 class Driver(NamedTuple):
@@ -171,10 +175,15 @@ class Driver(NamedTuple):
             if self.plan.stops_at_nonfinite and not good:
                 raise self.nonfinite(carry, first, stop)
             seconds = time.perf_counter() - begin
+            stopped = -1 if after.watch is None else int(after.watch.stopped)
+            if stopped >= 0:
+                stop = min(stopped * self.plan.epoch_steps, self.plan.steps)
             if not first:
                 _expect_counted(int(after.state.step) - int(carry.start), stop)
             carry, first = after, stop
-            yield Chunk(stop, carry, report, row)
+            yield Chunk(stop, carry, report, row, stopped >= 0)
+            if stopped >= 0:
+                return
 
     def nonfinite(self, carry: Carry, first: int, stop: int) -> NonFiniteError:
         """The error of a chunk that went bad: its steps are run again, exactly, up to the last good state."""
@@ -199,7 +208,10 @@ class Driver(NamedTuple):
     def result(self, carry: Carry, step: int) -> Result:
         """The result after ``step`` steps: the history of the epochs that were ended."""
         rows = self.plan.epochs if step == self.plan.steps else step // self.plan.epoch_steps
-        return Result(carry.state, {name: np.asarray(carry.history[name])[:rows] for name in _ordered(carry.history)})
+        history: dict[str, Any] = {name: np.asarray(carry.history[name])[:rows] for name in _ordered(carry.history)}
+        if self.plan.monitor is not None and self.plan.monitor.patience is not None:
+            history["epochs_run"] = np.asarray(rows, np.int32)
+        return Result(carry.state, history, best_of(carry))
 
     def event(self, chunk: Chunk) -> Event:
         """What an observer sees of a chunk."""
@@ -265,6 +277,7 @@ def driver(
     drop_last: bool,
     steps_per_epoch: int | None,
     stops_at_nonfinite: bool,
+    monitor: Monitor | None,
 ) -> tuple[Driver, Carry]:
     """A run and its beginning: every argument and every number checked, then initialised by one compiled program."""
     expect_key(where, key)
@@ -279,6 +292,7 @@ def driver(
         steps_per_epoch=steps_per_epoch,
         shuffle=shuffle,
         stops_at_nonfinite=stops_at_nonfinite,
+        monitor=monitor,
         where=where,
     )
     held_out = validation_arrays(plan, validation, where)

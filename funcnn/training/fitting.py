@@ -7,9 +7,10 @@ from typing import Any
 
 from funcnn import checks
 from funcnn.training import progress as progresses
-from funcnn.training.driving import Driver, Event, by_clock, by_count, driver
+from funcnn.training.driving import Chunk, Driver, Event, by_clock, by_count, driver
 from funcnn.training.programs import Carry
 from funcnn.training.runs import Result
+from funcnn.training.stopping import monitored
 from funcnn.training.trainers import Trainer, TrainState
 
 Observer = Callable[[Event], Any]
@@ -28,12 +29,17 @@ def steps(
     shuffle: bool = True,
     drop_last: bool = False,
     steps_per_epoch: int | None = None,
+    monitor: str | None = None,
+    mode: str | None = None,
+    patience: int | None = None,
+    min_delta: float = 0.0,
+    keep_best: bool = False,
     every: int = 1,
 ) -> Iterator[Event]:
     """The lazy stream of a run: one ``Event`` after every step, or after every so many.
 
     The arguments are those of ``run``, with ``every`` counted in steps. Arguments and data are checked at the call,
-    nothing is run before the first event is asked for, and nothing more than was asked for.
+    nothing is run before the first event is asked for, and nothing more than was asked for; an early stop ends it.
 
     Raises:
         NonFiniteError: a loss or a parameter became NaN or infinite.
@@ -64,6 +70,7 @@ def steps(
         drop_last=drop_last,
         steps_per_epoch=steps_per_epoch,
         stops_at_nonfinite=True,
+        monitor=monitored("steps", monitor, mode, patience, min_delta, keep_best),
     )
     return (run.event(chunk) for chunk in run.chunks(carry, by_count(every)))
 
@@ -81,6 +88,11 @@ def fit(
     shuffle: bool = True,
     drop_last: bool = False,
     steps_per_epoch: int | None = None,
+    monitor: str | None = None,
+    mode: str | None = None,
+    patience: int | None = None,
+    min_delta: float = 0.0,
+    keep_best: bool = False,
     progress: bool = True,
     every: int | None = None,
     observers: Sequence[Observer] = (),
@@ -93,7 +105,8 @@ def fit(
 
     Args:
         trainer: as for ``run``; so are ``data``, ``key``, ``epochs``, ``steps``, ``batch_size``, ``validation``,
-            ``state``, ``shuffle``, ``drop_last`` and ``steps_per_epoch``.
+            ``state``, ``shuffle``, ``drop_last``, ``steps_per_epoch``, ``monitor``, ``mode``, ``patience``,
+            ``min_delta`` and ``keep_best``.
         progress: a bar on a terminal and in a notebook, lines elsewhere, both on standard error; ``False`` for none.
         every: epochs (steps, where the run is counted in steps) between two looks of the host; by the clock otherwise.
         observers: functions of an ``Event``, called at each look. One that returns ``True`` ends the run. One that
@@ -102,7 +115,8 @@ def fit(
             goes on.
 
     Returns:
-        A ``Result``; where the run was ended early, with the epochs that it finished.
+        A ``Result``; where the run was ended early, with the epochs that it finished, which
+        ``history["epochs_run"]`` counts where there is a ``patience``.
 
     Raises:
         NonFiniteError: a number went bad; its ``result`` holds the last good state.
@@ -141,6 +155,7 @@ def fit(
         drop_last=drop_last,
         steps_per_epoch=steps_per_epoch,
         stops_at_nonfinite=on_nonfinite == "raise",
+        monitor=monitored("fit", monitor, mode, patience, min_delta, keep_best),
     )
     next_stop = by_clock()
     if every is not None:
@@ -162,9 +177,23 @@ def _driven(run: Driver, carry: Carry, next_stop: Any, observers: list[Observer]
                 _observed(watching, event)
                 if _observed(observers, event):
                     break
+                if progress and chunk.stopped:
+                    progresses.say(_why(run, chunk))
         except KeyboardInterrupt:
             progresses.say(f"fit: interrupted; this is the result after {taken} of {run.plan.steps} steps")
     return run.result(carry, taken)
+
+
+def _why(run: Driver, chunk: Chunk) -> str:
+    """What ended a run before its last epoch."""
+    monitor, watch = run.plan.monitor, chunk.carry.watch
+    if monitor is None or watch is None:
+        return ""
+    best = f"; the best was {float(watch.best):.4g}" if int(watch.epoch) >= 0 else ""
+    return (
+        f"fit: ended after epoch {int(watch.stopped)} of {run.plan.epochs}, {monitor.patience} without an improvement "
+        f"of {monitor.name}{best}"
+    )
 
 
 def _named_progress(stack: contextlib.ExitStack, run: Driver) -> Observer:

@@ -8,6 +8,7 @@ import jax
 from funcnn import checks
 from funcnn import data as datasets
 from funcnn.core import Tree
+from funcnn.training.stopping import Monitor
 
 
 class Plan(NamedTuple):
@@ -20,6 +21,7 @@ class Plan(NamedTuple):
     steps: int  # of the whole run
     shuffle: bool
     stops_at_nonfinite: bool
+    monitor: Monitor | None = None
 
     @property
     def full(self) -> int:
@@ -42,6 +44,7 @@ def planned(
     steps_per_epoch: int | None = None,
     shuffle: bool = True,
     stops_at_nonfinite: bool = True,
+    monitor: Monitor | None = None,
     where: str = "run",
 ) -> tuple[Plan, Tree]:
     """The plan of a run and its data as arrays, every argument checked."""
@@ -69,7 +72,7 @@ def planned(
         checks.fail(
             where, "fewer than 2**31 steps in all", str(total), "train in several runs, each from the state of the last"
         )
-    return Plan(source, examples, size, epoch_steps, total, shuffle, stops_at_nonfinite), arrays
+    return Plan(source, examples, size, epoch_steps, total, shuffle, stops_at_nonfinite, monitor), arrays
 
 
 def validation_arrays(plan: Plan, validation: Any, where: str) -> Tree:

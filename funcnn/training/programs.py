@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from funcnn import checks
 from funcnn.core import Tree, spec
 from funcnn.training.plans import Plan
+from funcnn.training.stopping import Watch, begin, expect_monitored, watched
 from funcnn.training.trainers import Trainer, TrainState
 from funcnn.training.values import expect_like
 
@@ -29,6 +30,12 @@ class Carry(NamedTuple):
     first_bad_step: Any  # -1 as long as all is finite
     shuffle_key: Any
     start: Any  # the number of steps that the state had behind it when the run began
+    watch: Watch | None = None  # of what is monitored
+
+    def goes_on(self) -> Any:
+        """Whether there is a next step: not after numbers that went bad, and not after an early stop."""
+        good = self.first_bad_step < 0
+        return good if self.watch is None else good & (self.watch.stopped < 0)
 
 
 # ---- the bodies, written once ----------------------------------------------------------------------------------------
@@ -55,13 +62,13 @@ def _scan(body: Body, carry: Carry, first: int, stop: int) -> Carry:
 
 def _while(body: Body, carry: Carry, first: Any, stop: Any) -> Carry:
     def more(pair: tuple[Any, Carry]) -> Any:
-        return (pair[0] < stop) & (pair[1].first_bad_step < 0)
+        return (pair[0] < stop) & pair[1].goes_on()
 
     return jax.lax.while_loop(more, lambda pair: (pair[0] + 1, body(*pair)), (jnp.asarray(first, jnp.int32), carry))[1]
 
 
 def _branch(predicate: Any, then: Callable[[Carry], Carry], carry: Carry) -> Carry:
-    return jax.lax.cond(predicate & (carry.first_bad_step < 0), then, lambda c: c, carry)
+    return jax.lax.cond(predicate & carry.goes_on(), then, lambda c: c, carry)
 
 
 STATIC = Loops(_scan, lambda predicate, then, carry: then(carry) if predicate else carry)
@@ -96,7 +103,12 @@ class Program(NamedTuple):
         order = jnp.zeros((self.plan.examples if self.shuffles() else 0,), jnp.int32)
         carry = Carry(state, sums, order, {}, jnp.int32(-1), shuffle_key, state.step)
         rows = jax.eval_shape(self.row, carry)
-        return carry._replace(history={name: _empty(self.plan.epochs, row) for name, row in rows.items()})
+        carry = carry._replace(history={name: _empty(self.plan.epochs, row) for name, row in rows.items()})
+        monitor = self.plan.monitor
+        if monitor is None:
+            return carry
+        expect_monitored(monitor, rows)
+        return carry._replace(watch=begin(monitor, state))
 
     def batch_spec(self) -> Tree:
         """The shapes and dtypes of a whole batch."""
@@ -159,24 +171,27 @@ class Program(NamedTuple):
         """The steps from ``first`` to ``stop`` of an epoch; it begins if ``first`` is 0, and ends if ``ends``."""
         plan = self.plan
 
-        def begin(c: Carry) -> Carry:
+        def begun(c: Carry) -> Carry:
             # A state in the middle of an epoch begins the next one.
             order = self.order_of(c.shuffle_key, -(-c.start // plan.epoch_steps) + row)
             return c._replace(order=order, sums=jax.tree.map(jnp.zeros_like, c.sums))
 
         def end(c: Carry) -> Carry:
             # Not ``.at[row].set``: that guards against rows outside, and XLA then writes the whole column for each row.
-            return c._replace(
-                history={
-                    name: jax.lax.dynamic_update_index_in_dim(c.history[name], value, row, 0)
-                    for name, value in self.row(c).items()
-                }
-            )
+            values = self.row(c)
+            history = {
+                name: jax.lax.dynamic_update_index_in_dim(c.history[name], value, row, 0)
+                for name, value in values.items()
+            }
+            if plan.monitor is None or c.watch is None:
+                return c._replace(history=history)
+            watch = watched(plan.monitor, c.watch, row, values[plan.monitor.name], c.state)
+            return c._replace(history=history, watch=watch)
 
         if plan.epoch_steps == 1:
-            carry = begin(carry) if self.shuffles() else carry
+            carry = begun(carry) if self.shuffles() else carry
             return end(self.step(carry, row, 0, plan.batch_size))
-        carry = loops.when(first == 0, begin, carry)
+        carry = loops.when(first == 0, begun, carry)
         size = plan.batch_size
         carry = loops.fold(lambda i, c: self.step(c, row, i, size), carry, first, _least(stop, plan.full))
         if plan.full < plan.epoch_steps:

@@ -7,20 +7,28 @@ import jax.numpy as jnp
 
 from funcnn.core import Tree, expect_key
 from funcnn.training.plans import planned, validation_arrays
-from funcnn.training.programs import STATIC, Program
+from funcnn.training.programs import STATIC, Carry, Program, advance
+from funcnn.training.stopping import forward_only, monitored
 from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_trainer
 
 
 class Result(NamedTuple):
-    """What a run gives back: the trained ``state`` and the ``history``; ``best`` is ``None`` and kept for later.
+    """What a run gives back: the trained ``state``, the ``history``, and the ``best`` state where it was asked for.
 
     ``history`` is a dict of arrays with one row for each epoch: ``loss``, the metrics by name, the terms of the loss
-    by name, and the same measured on the validation data after the epoch under ``validation_...``.
+    by name, and the same measured on the validation data after the epoch under ``validation_...``. ``best`` is the
+    state after the epoch in which the monitored number was best (``keep_best=True``), ``None`` otherwise.
     """
 
     state: TrainState
     history: dict[str, Any]
     best: TrainState | None = None
+
+    @property
+    def epochs_run(self) -> Any:
+        """How many epochs were run: the rows of the history, or fewer after an early stop."""
+        rows = len(next(iter(self.history.values()), ()))
+        return self.history.get("epochs_run", rows)
 
     def __repr__(self) -> str:
         columns = ", ".join(f"{name} {jnp.shape(column)}" for name, column in self.history.items())
@@ -41,6 +49,11 @@ def run(
     shuffle: bool = True,
     drop_last: bool = False,
     steps_per_epoch: int | None = None,
+    monitor: str | None = None,
+    mode: str | None = None,
+    patience: int | None = None,
+    min_delta: float = 0.0,
+    keep_best: bool = False,
 ) -> Result:
     """A whole training run, a fold of ``trainer.step`` over batches, as one pure function of ``key`` and ``data``.
 
@@ -67,9 +80,18 @@ def run(
         shuffle: whether each epoch draws a new order.
         drop_last: whether to leave out the smaller last batch of an epoch, which otherwise is a step of its own.
         steps_per_epoch: where ``data`` is a function: how many steps make one row of the history; 1 otherwise.
+        monitor: the column of the history that ``patience`` and ``keep_best`` go by, for instance
+            ``"validation_loss"``.
+        mode: ``"min"`` where less is better, ``"max"`` where more is; needed unless ``monitor`` is a loss.
+        patience: the run ends after so many epochs in a row without an improvement, each member of a mapped run on its
+            own. It is then a ``while_loop``, and refuses reverse-mode ``grad``.
+        min_delta: what counts as an improvement for ``patience`` is more than this.
+        keep_best: whether ``Result.best`` is to hold the state of the best epoch.
 
     Returns:
-        A ``Result``. Numbers that are not finite go through: ``run`` does not stop.
+        A ``Result``. After an early stop the rows of the history that were not reached are NaN (those of whole numbers
+        0), and ``history["epochs_run"]`` counts the others. Numbers that are not finite go through: ``run`` does not
+        stop.
 
     Raises:
         TypeError: the key is not a typed key, or something in ``data`` is not numbers.
@@ -101,12 +123,16 @@ def run(
         steps_per_epoch=steps_per_epoch,
         shuffle=shuffle,
         stops_at_nonfinite=False,
+        monitor=monitored("run", monitor, mode, patience, min_delta, keep_best),
         where="run",
     )
     held_out = validation_arrays(plan, validation, "run")
     expect_state("run", state)
 
     def program(key: Any, arrays: Tree, held_out: Tree, state: TrainState | None) -> Result:
+        # Data that the caller's jit closes over are constants: without this XLA would add up some of them (weights)
+        # when it compiles, in another order than at run time.
+        arrays, held_out = jax.lax.optimization_barrier((arrays, held_out))
         return _run(Program(trainer, plan, arrays, held_out), key, state)
 
     return jax.jit(program)(key, arrays, held_out, state)
@@ -115,8 +141,33 @@ def run(
 def _run(program: Program, key: Any, state: TrainState | None) -> Result:
     plan = program.plan
     carry = program.start(key, state)
+    if plan.monitor is not None and plan.monitor.patience is not None:
+        # A bound that XLA cannot know, as in the program of fit.
+        carry = advance(program, carry, 0, jax.lax.optimization_barrier(jnp.int32(plan.steps)))
+        return _stopped(carry, carry.watch)
     whole, rest = divmod(plan.steps, plan.epoch_steps)
     carry = STATIC.fold(lambda row, c: program.epoch(STATIC, c, row, 0, plan.epoch_steps, True), carry, 0, whole)
     if rest:
         carry = program.epoch(STATIC, carry, whole, 0, rest, True)
-    return Result(carry.state, carry.history)
+    return Result(carry.state, carry.history, best_of(carry))
+
+
+def _stopped(carry: Carry, watch: Any) -> Result:
+    """The result of a run that may have ended early."""
+    rows = {len(column) for column in carry.history.values()}.pop()
+    epochs_run = jnp.where(watch.stopped < 0, rows, watch.stopped)
+
+    def column(values: Any) -> Any:
+        if not jnp.issubdtype(values.dtype, jnp.inexact):
+            return values
+        reached = jnp.arange(rows).reshape(rows, *[1] * (values.ndim - 1)) < epochs_run
+        return jnp.where(reached, values, jnp.nan)
+
+    history = {name: column(values) for name, values in carry.history.items()}
+    result = forward_only(Result(carry.state, history, best_of(carry)))
+    return result._replace(history=result.history | {"epochs_run": epochs_run})
+
+
+def best_of(carry: Carry) -> TrainState | None:
+    """The best state of a run, where it was kept."""
+    return None if carry.watch is None else carry.watch.state

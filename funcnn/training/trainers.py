@@ -10,6 +10,7 @@ import optax
 from funcnn import checks
 from funcnn.core import Layer, Tree, expect_key
 from funcnn.metrics import Metric
+from funcnn.training.accumulation import accumulated, total_of, whole
 from funcnn.training.objectives import Aux, Objective, loss_sums, mean_of, supervised_objective
 
 
@@ -49,10 +50,14 @@ def trainer(
     optimizer: optax.GradientTransformation,
     metrics: Mapping[str, Metric] | None = None,
     evaluation_params: Callable[[TrainState], Tree] | None = None,
+    *,
+    micro_batch_size: int | None = None,
 ) -> Trainer:
     """The trainer of any objective.
 
-    Formula: ``params <- params + update(gradient of (sum over terms of sum(l w) / sum(w)) + penalty)``
+    Formula: ``params <- params + update(gradient of (sum over terms of sum(l w) / sum(w)) + penalty)``; with
+    micro-batches the sums are taken over all of them before they are divided, so that the gradient is that of the
+    whole batch however the weights are spread, and the smaller last batch of an epoch is a step of its own.
 
     Args:
         objective: what is made small.
@@ -60,6 +65,8 @@ def trainer(
             them.
         metrics: by name, measured on ``Aux.outputs``, ``Aux.targets`` and ``Aux.weights`` of every batch.
         evaluation_params: the params that ``evaluate`` takes, as a function of the state; those of the state otherwise.
+        micro_batch_size: how many examples of a batch are in memory at once (gradient accumulation); all of them
+            otherwise. Batch norm and the penalty see micro-batches, each with a key of its own.
 
     Raises:
         TypeError: an argument is of another type, for instance an optimizer that was not called.
@@ -82,12 +89,13 @@ def trainer(
     Reference: the State and Info of BlackJAX; the step of Optax.
     """
     measured = _expect_metrics({} if metrics is None else metrics)
-    _expect_optimizer(optimizer)
+    expect_optimizer("trainer", optimizer)
     if not isinstance(objective, Objective):
         checks.fail(
             "trainer", "an Objective", type(objective).__name__, "for a model and a loss write supervised", TypeError
         )
     update = optax.with_extra_args_support(optimizer).update
+    micro = None if micro_batch_size is None else checks.expect_count("trainer", "micro_batch_size", micro_batch_size)
 
     def init(key: Any, batch: Any) -> TrainState:
         expect_key("trainer.init", key)
@@ -95,26 +103,25 @@ def trainer(
         params, model_state = objective.init(key, batch)
         return TrainState(params, model_state, optimizer.init(params), step_key, jnp.zeros((), jnp.int32))
 
-    def total(params: Tree, model_state: Tree, batch: Any, key: Any) -> tuple[Any, tuple[Tree, Any]]:
+    def measure(params: Tree, model_state: Tree, batch: Any, key: Any) -> tuple[Any, Tree]:
         losses, aux = _loss_and_aux(objective.loss(params, model_state, batch, key=key, training=True))
-        info = _info(losses, aux, measured)
-        return _total(info), (aux.model_state, info)
+        return _info(losses, aux, measured), aux.model_state
+
+    total = whole(measure) if micro is None else accumulated(measure, micro)
 
     def step(train_state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         params, model_state, opt_state, key, count = train_state
         step_key = jax.random.fold_in(key, count)
-        (value, (model_state, info)), gradient = jax.value_and_grad(total, has_aux=True)(
-            params, train_state.model_state, batch, step_key
-        )
+        value, gradient, new_model_state, info = total.slope(params, model_state, batch, step_key)
         updates, opt_state = update(
             gradient,
             opt_state,
             params,
             value=value,
             grad=gradient,
-            value_fn=lambda p: total(p, train_state.model_state, batch, step_key)[0],
+            value_fn=lambda p: total.value(p, model_state, batch, step_key),
         )
-        return TrainState(optax.apply_updates(params, updates), model_state, opt_state, key, count + 1), info
+        return TrainState(optax.apply_updates(params, updates), new_model_state, opt_state, key, count + 1), info
 
     def evaluate(train_state: TrainState, batch: Any) -> Any:
         params = train_state.params if evaluation_params is None else evaluation_params(train_state)
@@ -125,7 +132,7 @@ def trainer(
         return _info(losses, aux, measured)
 
     def report(info: Any) -> dict[str, Any]:
-        rows: dict[str, Any] = {"loss": _total(info)}
+        rows: dict[str, Any] = {"loss": total_of(info)}
         rows |= {name: mean_of(sums) for name, sums in info["losses"].items() if name}
         rows |= {"penalty": mean_of(info["penalty"])} if "penalty" in info else {}
         return rows | {name: measured[name].compute(sums) for name, sums in info["metrics"].items()}
@@ -139,6 +146,8 @@ def supervised(
     optimizer: optax.GradientTransformation,
     metrics: Mapping[str, Metric] | None = None,
     penalty: Callable[[Tree], Any] | None = None,
+    *,
+    micro_batch_size: int | None = None,
 ) -> Trainer:
     """The trainer of a model on batches ``(x, y)`` or ``(x, y, weights)``.
 
@@ -152,6 +161,7 @@ def supervised(
         optimizer: any Optax ``GradientTransformation``.
         metrics: by name, as they are to stand in the history.
         penalty: ``params -> scalar``, for instance ``penalties.l2(1e-4)``.
+        micro_batch_size: as for ``trainer``.
 
     Raises:
         TypeError: an argument is of another type, for instance a layer, a loss or an optimizer that was not called.
@@ -186,7 +196,7 @@ def supervised(
             "pass one of funcnn.penalties",
             TypeError,
         )
-    return trainer(supervised_objective(model, loss, penalty), optimizer, metrics)
+    return trainer(supervised_objective(model, loss, penalty), optimizer, metrics, micro_batch_size=micro_batch_size)
 
 
 def _is_closure(function: Any) -> bool:
@@ -224,13 +234,6 @@ def _info(losses: Any, aux: Aux, metrics: Mapping[str, Metric]) -> dict[str, Any
     return info
 
 
-def _total(info: dict[str, Any]) -> Any:
-    means = [mean_of(sums) for sums in info["losses"].values()]
-    if "penalty" in info:
-        means.append(mean_of(info["penalty"]))
-    return sum(means[1:], start=means[0])
-
-
 def _expect_metrics(given: Any) -> dict[str, Metric]:
     if not isinstance(given, Mapping):
         got = type(given).__name__
@@ -248,7 +251,8 @@ def _expect_metrics(given: Any) -> dict[str, Metric]:
     return metrics
 
 
-def _expect_optimizer(optimizer: Any) -> None:
+def expect_optimizer(where: str, optimizer: Any) -> None:
+    """Raise a ``TypeError`` unless ``optimizer`` is one of Optax, and say what was probably meant."""
     if isinstance(optimizer, optax.GradientTransformation):
         return
     got = (
@@ -259,7 +263,7 @@ def _expect_optimizer(optimizer: Any) -> None:
     fix = "pass one such as optax.adam(1e-3)"
     if hasattr(optimizer, "gradient_transformation"):  # optax.MultiSteps
         fix = "pass its .gradient_transformation()"
-    checks.fail("trainer", "an Optax optimizer", got, fix, TypeError)
+    checks.fail(where, "an Optax optimizer", got, fix, TypeError)
 
 
 def expect_trainer(where: str, value: Any) -> None:
