@@ -33,7 +33,9 @@ def one_step(line, batch):
     return state.params, line.report(info)
 
 
-@pytest.mark.parametrize("micro", [1, 4, 12, 13, 50])
+@pytest.mark.parametrize(
+    "micro", [4, 13, pytest.param(1, marks=pytest.mark.slow), pytest.param(12, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("batch", [(X, Y), (X, Y, WEIGHTS), (X, Y, np.zeros(13, np.float32))])
 def test_a_step_is_that_of_the_whole_batch(micro, batch):
     penalty = penalties.l2(0.1)
@@ -117,6 +119,7 @@ def test_less_memory_is_used():
     assert memory(128) < memory(None) / 4
 
 
+@pytest.mark.slow
 def test_a_line_search_sees_the_whole_batch():
     found = one_step(supervised(4, optimizer=optax.lbfgs()), (X, Y, WEIGHTS))
     close(found, one_step(supervised(None, optimizer=optax.lbfgs()), (X, Y, WEIGHTS)), rtol=1e-4)

@@ -33,7 +33,12 @@ def benchmark():
     sys.path.remove(str(BENCHMARKS))
 
 
-@pytest.fixture(scope="module", params=CUT)
+LONG = ("W3", "W4", "W5")
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in CUT]
+)
 def cut(request, benchmark):
     """A workload that takes a moment: its name, how it is gone through, and its data."""
     examples, epochs, batch_size = CUT[request.param]

@@ -57,7 +57,7 @@ CLAIMS = {
     ],
 }
 FIGURES = ("digits.py",)
-LONG = ("digits.py", "pinn.py")
+LONG = ("diabetes.py", "digits.py", "heights.py", "moons.py", "pinn.py")
 
 every_example = pytest.mark.parametrize("name", sorted(CLAIMS))
 every_run = pytest.mark.parametrize(

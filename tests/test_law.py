@@ -200,6 +200,7 @@ def test_a_step_that_the_caller_compiled_is_run_to_rounding(case):
     assert_close(state, case.whole.state, 1e-3)
 
 
+@pytest.mark.slow
 def test_two_runs_one_from_the_state_of_the_other_are_run(case):
     first = training.run(case.trainer, case.data, key=KEY, **{**case.options, "epochs": 2})
     options = {**case.options, "epochs": EPOCHS - 2}
@@ -295,7 +296,11 @@ def draw(key):
 
 @pytest.mark.parametrize(
     ("options", "rows"),
-    [({"epochs": 7}, 7), ({"epochs": 3, "steps_per_epoch": 5}, 3), ({"steps": 11, "steps_per_epoch": 4}, 3)],
+    [
+        pytest.param({"epochs": 7}, 7, marks=pytest.mark.slow),
+        pytest.param({"epochs": 3, "steps_per_epoch": 5}, 3, marks=pytest.mark.slow),
+        ({"steps": 11, "steps_per_epoch": 4}, 3),
+    ],
 )
 def test_a_function_of_the_key_is_data_in_every_form(small, options, rows):
     result = training.run(small.trainer, draw, key=KEY, **options)

@@ -108,6 +108,7 @@ def test_init_reads_shapes_and_dtypes_only(row: LayerRow) -> None:
     same_bytes(layer.init(KEY, jnp.asarray(x)), expected)
 
 
+@pytest.mark.slow
 @over(LAYERS)
 def test_init_is_the_same_program_compiled_and_mapped(row: LayerRow) -> None:
     layer, x = row.layer(), jnp.asarray(row.input())
@@ -313,6 +314,7 @@ def test_the_dtype_of_the_input_is_kept(row: LayerRow, dtype: str) -> None:
     )
 
 
+@pytest.mark.slow
 @over([row for row in LAYERS if row.count is None])
 def test_float32_stays_float32_under_x64(row: LayerRow) -> None:
     with jax.enable_x64(True):
@@ -347,6 +349,7 @@ def test_a_numeric_hyperparameter_may_be_traced_mapped_and_differentiated(row: L
             assert leaf.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quickly_compiled")
 @over(LAYERS)
 def test_a_scan_equals_the_loop_with_keys_used_once_and_no_leaks(row: LayerRow) -> None:

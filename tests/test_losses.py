@@ -154,6 +154,7 @@ def test_sigmoid_label_smoothing_moves_targets_towards_a_half():
 # ---- laws ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 @settings(max_examples=4, deadline=None)
 @given(shape=st.lists(st.integers(2, 4), min_size=2, max_size=4).map(tuple))
@@ -185,6 +186,7 @@ def test_a_label_is_the_same_as_its_one_hot_row(shape, smoothing, seed):
             np.testing.assert_allclose(slope, both(logits, rows)[1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_losses_can_be_jitted_mapped_and_differentiated_twice(name):
     prediction, target = (jnp.asarray(a, jnp.float32 if a.dtype == float else int) for a in ALL[name]((4, 3)))

@@ -166,6 +166,7 @@ def test_a_threshold_belongs_to_the_negatives_and_may_be_a_tracer():
 # ---- laws ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 @settings(max_examples=5, deadline=None)
 @given(cuts=st.lists(st.integers(0, 24), max_size=3), weighted=st.booleans())

@@ -38,7 +38,15 @@ def moved(before, after):
         ),
     ],
 )
-@pytest.mark.parametrize("optimizer", [SGD, ADAMW, optax.lbfgs(), optax.chain(optax.clip_by_global_norm(1.0), ADAMW)])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.chain(optax.clip_by_global_norm(1.0), ADAMW),
+        pytest.param(SGD, marks=pytest.mark.slow),
+        pytest.param(optax.lbfgs(), marks=pytest.mark.slow),
+    ],
+    ids=["adamw", "sgd", "lbfgs"],
+)
 def test_what_is_frozen_stays_and_has_no_state(freeze, left, optimizer):
     before, after = trained(freeze(optimizer))
     assert moved(before, after) == left

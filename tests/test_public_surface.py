@@ -133,5 +133,6 @@ def test_a_misspelt_option_is_never_swallowed(path):
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.args.kwarg is not None
     ]
-    # Layer.__call__ takes everything, to explain that a layer is not called.
-    assert found == (["__call__"] if path == ROOT / "core.py" else [])
+    # Layer.__call__ takes everything, to explain that a layer is not called; an update hands on what Optax passes.
+    allowed = {ROOT / "core.py": ["__call__"], ROOT / "training" / "optimizers.py": ["update"]}
+    assert found == allowed.get(path, [])

@@ -233,6 +233,7 @@ def final_loss(make_optimizer, dtype):
     return loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make_optimizer", "rate"),
     [

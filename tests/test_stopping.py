@@ -20,7 +20,7 @@ def drawn(n):
 
 
 TRAIN, HELD_OUT = drawn(27), drawn(13)
-MODEL = layers.serial(layers.dense(10), layers.batch_norm(), layers.tanh, layers.dropout(0.3), layers.dense(3))
+MODEL = layers.serial(layers.dense(6), layers.tanh, layers.dropout(0.3), layers.dense(3))
 OPTIONS = {"epochs": 40, "batch_size": 8, "validation": HELD_OUT, "monitor": "validation_loss", "patience": 3}
 
 
@@ -108,11 +108,13 @@ def test_it_is_the_unstopped_run_up_to_where_it_stops():
 
 def test_the_best_state_without_stopping_is_part_of_the_scan_and_has_gradients():
     def best_bias(rate):
-        result = run(made(rate), epochs=5, patience=None, keep_best=True)
+        result = run(made(rate), epochs=5, patience=None, keep_best=True, batch_size=None)
         return result.best.params["dense_1"]["bias"][0], int(result.epochs_run)
 
-    assert np.isfinite(jax.grad(best_bias, has_aux=True)(1e-2)[0])
-    assert jax.grad(best_bias, has_aux=True)(1e-2)[1] == 5
+    slope, epochs_run = jax.grad(best_bias, has_aux=True)(1e-2)
+    assert np.isfinite(slope)
+    assert slope != 0
+    assert epochs_run == 5
     result = fit(epochs=5, patience=None, keep_best=True)
     assert "epochs_run" not in result.history
     assert_same_bytes(result.best, run(epochs=5, patience=None, keep_best=True).best)
@@ -125,6 +127,7 @@ def test_more_is_better():
     assert training.evaluate(TRAINER, result.best, HELD_OUT, batch_size=8)["accuracy"] == column.max()
 
 
+@pytest.mark.slow
 def test_members_stop_on_their_own():
     rates = jnp.array([1e-3, 1e-2, 1e-1])
     together = jax.jit(jax.vmap(lambda rate: run(made(rate), keep_best=True)))(rates)
@@ -178,15 +181,16 @@ def test_a_run_that_goes_bad_hands_back_the_best():
 
 def test_reverse_mode_is_refused_and_forward_mode_goes_through():
     def first_loss(rate):
-        return run(made(rate)).history["loss"][1]
+        return run(made(rate), batch_size=None).history["loss"][1]
 
     message = r"run: expected no early stopping under reverse-mode differentiation, got patience; train without"
-    for reverse in (jax.grad(first_loss), jax.jit(jax.grad(first_loss))):
-        with pytest.raises(TypeError, match=message):
-            reverse(1e-2)
+    with pytest.raises(TypeError, match=message):
+        jax.grad(first_loss)(1e-2)
     with pytest.raises(TypeError, match=message):
         jax.vmap(jax.grad(first_loss))(jnp.array([1e-2, 1e-3]))
-    expected = jax.grad(lambda rate: run(made(rate), monitor=None, patience=None, epochs=3).history["loss"][1])(1e-2)
+    expected = jax.grad(
+        lambda rate: run(made(rate), monitor=None, patience=None, epochs=3, batch_size=None).history["loss"][1]
+    )(1e-2)
     np.testing.assert_allclose(jax.jacfwd(first_loss)(1e-2), expected, rtol=1e-3)
 
 

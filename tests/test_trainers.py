@@ -147,6 +147,7 @@ def test_weights_of_ones_and_of_twos_are_none():
         close(weighted.history, plain.history)
 
 
+@pytest.mark.slow
 def test_metrics_and_losses_over_ragged_batches_are_those_of_everything():
     names = {
         "accuracy": metrics.accuracy,

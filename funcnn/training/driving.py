@@ -142,7 +142,7 @@ class Chunk(NamedTuple):
     carry: Carry
     report: dict[str, Any]
     row: dict[str, Any]
-    stopped: bool = False  # whether the run ended here, before all of its steps
+    stopped: bool = False  # whether the run ended here, by its patience
 
 
 class Driver(NamedTuple):
@@ -175,15 +175,13 @@ class Driver(NamedTuple):
             if self.plan.stops_at_nonfinite and not good:
                 raise self.nonfinite(carry, first, stop)
             seconds = time.perf_counter() - begin
-            stopped = -1 if after.watch is None else int(after.watch.stopped)
-            if stopped >= 0:
-                stop = min(stopped * self.plan.epoch_steps, self.plan.steps)
+            stopped = after.watch is not None and int(after.watch.stopped) >= 0
+            if stopped:
+                stop = min(int(after.watch.stopped) * self.plan.epoch_steps, self.plan.steps)
             if not first:
                 _expect_counted(int(after.state.step) - int(carry.start), stop)
-            carry, first = after, stop
-            yield Chunk(stop, carry, report, row, stopped >= 0)
-            if stopped >= 0:
-                return
+            carry, first = after, self.plan.steps if stopped else stop
+            yield Chunk(stop, carry, report, row, stopped)
 
     def nonfinite(self, carry: Carry, first: int, stop: int) -> NonFiniteError:
         """The error of a chunk that went bad: its steps are run again, exactly, up to the last good state."""

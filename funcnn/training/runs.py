@@ -27,8 +27,9 @@ class Result(NamedTuple):
     @property
     def epochs_run(self) -> Any:
         """How many epochs were run: the rows of the history, or fewer after an early stop."""
-        rows = len(next(iter(self.history.values()), ()))
-        return self.history.get("epochs_run", rows)
+        if "epochs_run" in self.history:
+            return self.history["epochs_run"]
+        return len(next(iter(self.history.values()), ()))
 
     def __repr__(self) -> str:
         columns = ", ".join(f"{name} {jnp.shape(column)}" for name, column in self.history.items())
