@@ -175,13 +175,13 @@ class Driver(NamedTuple):
             if self.plan.stops_at_nonfinite and not good:
                 raise self.nonfinite(carry, first, stop)
             seconds = time.perf_counter() - begin
-            stopped = after.watch is not None and int(after.watch.stopped) >= 0
-            if stopped:
-                stop = min(int(after.watch.stopped) * self.plan.epoch_steps, self.plan.steps)
+            epochs_run = -1 if after.watch is None else int(after.watch.stopped)
+            if epochs_run >= 0:
+                stop = min(epochs_run * self.plan.epoch_steps, self.plan.steps)
             if not first:
                 _expect_counted(int(after.state.step) - int(carry.start), stop)
-            carry, first = after, self.plan.steps if stopped else stop
-            yield Chunk(stop, carry, report, row, stopped)
+            carry, first = after, self.plan.steps if epochs_run >= 0 else stop
+            yield Chunk(stop, carry, report, row, epochs_run >= 0)
 
     def nonfinite(self, carry: Carry, first: int, stop: int) -> NonFiniteError:
         """The error of a chunk that went bad: its steps are run again, exactly, up to the last good state."""
