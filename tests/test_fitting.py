@@ -223,9 +223,11 @@ def test_ctrl_c_within_an_epoch_leaves_out_its_row(line, whole, capfd):
 
 
 INTERRUPTED = """
+import signal
 import jax, numpy as np, optax
 from funcnn import layers, losses, training
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts jobs in the background without it
 x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
 line = training.supervised(layers.dense(1), losses.squared_error, optax.sgd(0.01))
 looks = []
