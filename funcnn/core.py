@@ -186,10 +186,24 @@ def array_layer(init: Callable[..., tuple[Tree, Tree]], apply: Callable[..., tup
 
     def lifted_apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         array = jnp.asarray(_one_array(kind, features(kind, x)))
-        y, state = apply(params, state, array, key=key, training=training)
+        try:
+            y, state = apply(params, state, array, key=key, training=training)
+        except KeyError as error:
+            _expect_entry(kind, params, state, error)
+            raise
         return with_features(x, y), state
 
     return Layer(lifted_init, lifted_apply, kind)
+
+
+def _expect_entry(kind: str, params: Any, state: Any, error: KeyError) -> None:
+    """Say in words that an entry of params or state is missing, where this is what an error means."""
+    name = error.args[0] if error.args else None
+    if isinstance(name, str) and isinstance(params, dict) and isinstance(state, dict) and name not in (params | state):
+        raise ValueError(
+            f"{kind}: expected {name!r} among params and state, got {sorted(params | state)}; "
+            f"pass what init of this very model returned"
+        ) from None
 
 
 def _one_array(kind: str, x: Any) -> Any:
@@ -227,45 +241,69 @@ def located(name: str, x: Any) -> Generator[None]:
         raise
 
 
+def child_init(name: str, layer: Layer, key: Any, x: Any) -> tuple[Tree, Tree, Any]:
+    """The params and the state of a child, from the key of its parent, and the spec of what it makes of ``x``."""
+    with located(name, x):
+        params, state = layer.init(child_key(key, name), x)
+        return params, state, output_spec(layer, params, state, x)
+
+
+def output_spec(layer: Layer, params: Tree, state: Tree, x: Any) -> Any:
+    """The shapes and dtypes of what a layer makes of ``x``; no layer computes them by hand."""
+    return jax.eval_shape(lambda p, s, a: layer.apply(p, s, a)[0], params, state, x)
+
+
 def composite(
     kind: str,
     children: tuple[tuple[str, Layer], ...],
     route: Callable[[Callable[[str, Any], Any], Any], Any],
     combine: Callable[[Any, Any], Any] = lambda x, outputs: outputs,
+    *,
+    computes: bool = False,
 ) -> Layer:
     """A layer made of layers: the one place where children are walked.
 
-    ``route(call, x) -> outputs`` says which child gets what: ``call(name, a)`` runs one child. It must not compute,
-    for ``init`` walks it with specs in place of arrays. ``combine(x, outputs) -> y`` computes. A child that is called
-    twice shares its params and threads its state.
+    ``route(call, x) -> outputs`` says which child gets what: ``call(name, a)`` runs one child. ``init`` walks it with
+    specs in place of arrays, so it must not compute, unless ``computes`` says that it does: then ``init`` traces it
+    once, with zeros that nobody computes. ``combine(x, outputs) -> y`` computes. A child that is called twice shares
+    its params and threads its state, and has another key each time.
     """
     layers = dict(children)
 
-    def init(key: Any, x: Any) -> tuple[Tree, Tree]:
-        expect_key(f"{kind}.init", key)
+    def initial(key: Any, x: Any) -> tuple[Tree, Tree]:
         params: dict[str, Tree] = {}
         states: dict[str, Tree] = {}
 
         def call(name: str, a: Any) -> Any:
-            with located(name, a):
-                if name not in params:
-                    params[name], states[name] = layers[name].init(child_key(key, name), a)
-                return jax.eval_shape(lambda p, s, b: layers[name].apply(p, s, b)[0], params[name], states[name], a)
+            if name in params:
+                with located(name, a):
+                    made = output_spec(layers[name], params[name], states[name], a)
+            else:
+                params[name], states[name], made = child_init(name, layers[name], key, a)
+            return zeros_of(made) if computes else made
 
-        route(call, spec(x))
+        route(call, zeros_of(x) if computes else x)
+        _expect_called(kind, params, layers)
         return _without_empty(params), _without_empty(states)
 
+    def init(key: Any, x: Any) -> tuple[Tree, Tree]:
+        expect_key(f"{kind}.init", key)
+        x = spec(x)
+        # Compiled, what the route computes on the way is left away, for only params and state come out.
+        return jax.jit(lambda k: initial(k, x))(key) if computes else initial(key, x)
+
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
-        if key is not None:
-            expect_key(f"{kind}.apply", key)
-        _expect_entries(kind, "params", params, layers)
-        _expect_entries(kind, "state", state, layers)
+        expect_children(kind, params, state, layers, key)
         states = dict(state)
+        calls: dict[str, int] = {}
 
         def call(name: str, a: Any) -> Any:
+            calls[name] = calls.get(name, 0) + 1
+            # No name has a "/" in it: the key of a second call is that of no other child.
+            label = name if calls[name] == 1 else f"{name}/{calls[name]}"
             with located(name, a):
                 y, states[name] = layers[name].apply(
-                    params.get(name, {}), states.get(name, {}), a, key=child_key(key, name), training=training
+                    params.get(name, {}), states.get(name, {}), a, key=child_key(key, label), training=training
                 )
                 return y
 
@@ -273,6 +311,25 @@ def composite(
         return y, _without_empty(states)
 
     return Layer(init, apply, kind, children=children)
+
+
+def zeros_of(specs: Tree) -> Tree:
+    """Arrays of zeros of the shapes and dtypes of ``specs``."""
+    return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), specs)
+
+
+def expect_children(kind: str, params: Any, state: Any, children: dict[str, Layer], key: Any = None) -> None:
+    """Raise unless params and state are dicts with entries for these children, and the key, if any, is typed."""
+    if key is not None:
+        expect_key(f"{kind}.apply", key)
+    _expect_entries(kind, "params", params, children)
+    _expect_entries(kind, "state", state, children)
+
+
+def _expect_called(kind: str, called: dict[str, Any], children: dict[str, Layer]) -> None:
+    left = sorted(set(children) - set(called))
+    if left:
+        raise ValueError(f"{kind}: expected every child to be called, got none for {left}; call it, or leave it out")
 
 
 def _without_empty(entries: dict[str, Tree]) -> dict[str, Tree]:

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -131,6 +132,127 @@ def count(tree: Any) -> int:
     return sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
 
 
+def cast(tree: Any, dtype: Any, *patterns: str) -> Any:
+    """The same tree with its floating leaves in another dtype; whole numbers, booleans and keys stay as they are.
+
+    Args:
+        tree: a pytree of arrays.
+        dtype: a floating one, such as ``jnp.bfloat16``.
+        *patterns: which leaves; without any, all.
+
+    Raises:
+        TypeError: the dtype is not floating.
+        ValueError: a pattern matches nothing.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from funcnn import trees
+        >>> params = {"dense_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
+        >>> small = trees.cast(params, jnp.bfloat16, "**/kernel")
+        >>> small["dense_0"]["kernel"].dtype, small["dense_0"]["bias"].dtype
+        (dtype(bfloat16), dtype('float32'))
+    """
+    if not jnp.issubdtype(dtype, jnp.floating):
+        _fail("cast", "a floating dtype", str(dtype), "pass one such as jnp.bfloat16", TypeError)
+    chosen = mask(tree, *(patterns or ("**",)), where="cast") if jax.tree.leaves(tree) or patterns else tree
+
+    def leaf(a: Any, is_chosen: bool) -> Any:
+        return a.astype(dtype) if is_chosen and jnp.issubdtype(jnp.result_type(a), jnp.floating) else a
+
+    return jax.tree.map(leaf, tree, chosen)
+
+
+def replace(tree: Any, rules: Mapping[str, Any]) -> Any:
+    """The same tree with other leaves where a path matches: those that are given, or functions of the old ones.
+
+    Args:
+        tree: a pytree of arrays.
+        rules: an array, or a function from the old leaf to the new one, by pattern.
+
+    Raises:
+        ValueError: a pattern matches nothing, two match one leaf, or a new leaf has another shape or dtype.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from funcnn import trees
+        >>> params = {"dense_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
+        >>> print(trees.replace(params, {"**/bias": jnp.zeros_like})["dense_0"]["bias"])
+        [0. 0. 0.]
+    """
+    leaves = dict(_leaves(tree))
+    new: dict[str, Any] = {}
+    for pattern, value in rules.items():
+        for path in sorted(_chosen("replace", list(leaves), (pattern,)), key=_natural):
+            if path in new:
+                _fail("replace", "one rule for each leaf", f"two for {path!r}", "make the patterns narrower")
+            new[path] = value(leaves[path]) if callable(value) else value
+            _expect_like(path, leaves[path], new[path])
+    return jax.tree.unflatten(jax.tree.structure(tree), [new.get(path, leaf) for path, leaf in leaves.items()])
+
+
+def rename(tree: Any, rules: Mapping[str, str]) -> Any:
+    """The same leaves under other paths; what is not named keeps its own.
+
+    Args:
+        tree: nested dicts.
+        rules: new paths by old ones. Both may hold the same wildcards in the same order: what they stood for in the old
+            path, they stand for in the new one.
+
+    Raises:
+        TypeError: the tree is not made of dicts with names.
+        ValueError: a pattern matches nothing, wildcards differ, or two leaves would have one path.
+
+    Example:
+        >>> from funcnn import trees
+        >>> params = {"fc": {"weight": 1, "bias": 2}, "norm": {"gamma": 3}}
+        >>> trees.rename(params, {"fc/**": "dense_0/**", "**/gamma": "**/scale"})
+        {'dense_0': {'bias': 2, 'weight': 1}, 'norm': {'scale': 3}}
+    """
+    leaves = dict(_leaves(tree))
+    _expect_dicts("rename", tree)
+    new = {path: path for path in leaves}
+    for old, target in rules.items():
+        if re.findall(r"\*+", old) != re.findall(r"\*+", target):
+            _fail(
+                "rename", f"the wildcards of {old!r} in the new path", repr(target), "write the same in the same order"
+            )
+        for path in _chosen("rename", list(leaves), (old,)):
+            if new[path] != path:
+                _fail("rename", "one rule for each leaf", f"two for {path!r}", "make the patterns narrower")
+            new[path] = _filled(target, _captured(old.split("/"), path.split("/")) or [])
+    found: dict[str, str] = {}
+    for path, target in new.items():
+        if target in found:
+            _fail(
+                "rename", "different new paths", f"{target!r} for {found[target]!r} and {path!r}", "choose another name"
+            )
+        found[target] = path
+    return nested({new[path]: leaf for path, leaf in sorted(leaves.items(), key=lambda pair: _natural(new[pair[0]]))})
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts from leaves by path: what ``select(tree, "**")`` takes apart.
+
+    Raises:
+        ValueError: one path lies beneath another, or has an empty name.
+
+    Example:
+        >>> from funcnn import trees
+        >>> trees.nested({"dense_0/kernel": 1, "dense_0/bias": 2})
+        {'dense_0': {'kernel': 1, 'bias': 2}}
+    """
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, name = path.split("/")
+        node: Any = tree
+        for parent in parents:
+            node = node.setdefault(parent, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or name in node or "" in (*parents, name):
+            _fail("nested", "paths none of which lies beneath another", repr(path), "give each leaf a path of its own")
+        node[name] = leaf
+    return tree
+
+
 def _leaves(tree: Any) -> list[tuple[str, Any]]:
     """Paths and leaves in the order of ``jax.tree.leaves``."""
     pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -140,6 +262,46 @@ def _leaves(tree: Any) -> list[tuple[str, Any]]:
 def _natural(path: str) -> list[list[str | int]]:
     # split keeps the numbers at odd places, so that numbers meet numbers and words meet words.
     return [[int(s) if i % 2 else s for i, s in enumerate(re.split(r"(\d+)", name))] for name in path.split("/")]
+
+
+def _captured(pattern: list[str], path: list[str]) -> list[Any] | None:
+    """What each wildcard stands for, in order: names for ``**``, characters for ``*``; ``None`` where nothing fits."""
+    if not pattern:
+        return None if path else []
+    head, rest = pattern[0], pattern[1:]
+    if head == "**":
+        for i in range(len(path) + 1):
+            after = _captured(rest, path[i:])
+            if after is not None:
+                return [path[:i], *after]
+        return None
+    if not path:
+        return None
+    found = re.fullmatch("(.*)".join(re.escape(part) for part in head.split("*")), path[0], re.DOTALL)
+    after = _captured(rest, path[1:])
+    return None if found is None or after is None else [*found.groups(), *after]
+
+
+def _filled(target: str, captured: list[Any]) -> str:
+    given, names = iter(captured), []
+    for segment in target.split("/"):
+        if segment == "**":
+            names.extend(next(given))
+        else:
+            names.append(re.sub(r"\*", lambda _: next(given), segment))
+    return "/".join(names)
+
+
+def _expect_like(path: str, old: Any, new: Any) -> None:
+    shapes = [f"{getattr(a, 'dtype', type(a).__name__)}{tuple(np.shape(a))}" for a in (old, new)]
+    if shapes[0] != shapes[1]:
+        _fail("replace", f"{shapes[0]} at {path!r}", shapes[1], "give the new leaf the shape and dtype of the old one")
+
+
+def _expect_dicts(where: str, tree: Any) -> None:
+    ends = jax.tree_util.tree_flatten_with_path(tree)[0]
+    if not all(isinstance(key, jax.tree_util.DictKey) and isinstance(key.key, str) for path, _ in ends for key in path):
+        _fail(where, "nested dicts with names", type(tree).__name__, "pass params as init made them", TypeError)
 
 
 def _fits(pattern: list[str], path: list[str]) -> bool:

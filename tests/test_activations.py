@@ -1,5 +1,7 @@
 """The table of activations, each against PyTorch where PyTorch has it and against NumPy where it does not."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +77,44 @@ def test_it_is_that_of_pytorch_and_so_is_its_gradient(torch, name):
     np.testing.assert_allclose(y, expected.detach().numpy(), rtol=2e-5, atol=1e-6)
     away = ~np.isin(X, [-3, 0, 3, 6, -1, 1])  # corners, where each library chooses a slope of its own
     np.testing.assert_allclose(gradient[away], given.grad.numpy()[away], rtol=5e-5, atol=5e-6)
+
+
+@pytest.mark.parametrize("shape", [(7, 6), (2, 3, 5, 6), (1, 6), (6,)])
+def test_prelu_and_its_gradients_are_those_of_pytorch(torch, shape):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=shape).astype(np.float32)
+    layer = layers.prelu(alpha_init=jax.nn.initializers.normal(1.0))
+    params, state = layer.init(jax.random.key(0), x)
+    alpha, leaf = (torch.tensor(np.array(a), requires_grad=True) for a in (params["alpha"], x))
+    rows = leaf.reshape(-1, 6)  # PyTorch has the features second
+    expected = torch.nn.functional.prelu(rows, alpha).reshape(shape)
+    torch.sin(expected).sum().backward()
+
+    @jax.jit
+    @functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
+    def gradients_and_output(params, x):
+        y, _ = layer.apply(params, state, x)
+        return jnp.sin(y).sum(), y
+
+    (gradient, x_gradient), y = gradients_and_output(params, x)
+    np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-5)
+    np.testing.assert_allclose(x_gradient, leaf.grad.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient["alpha"], alpha.grad.numpy(), rtol=1e-5, atol=1e-5)
+    half, wide = jnp.asarray(x, jnp.bfloat16), np.float64(jnp.asarray(x, jnp.bfloat16))
+    slopes = np.float64(params["alpha"].astype(jnp.bfloat16))
+    y, _ = layer.apply(params, state, half)
+    np.testing.assert_allclose(np.float64(y), np.where(wide >= 0, wide, slopes * wide), rtol=2**-8)
+
+
+def test_prelu_starts_as_in_pytorch_and_refuses_other_features(torch):
+    params, state = layers.prelu().init(jax.random.key(0), jnp.ones((2, 3)))
+    np.testing.assert_array_equal(params["alpha"], torch.nn.PReLU(3).weight.detach().numpy())
+    with pytest.raises(
+        ValueError, match=r"^prelu: expected 3 input features, as its alpha \(3,\) has, got 4 in an input of shape"
+    ):
+        layers.prelu().apply(params, state, jnp.ones((2, 4)))
+    with pytest.raises(ValueError, match=r"^prelu: expected at least 1 axes"):
+        layers.prelu().init(jax.random.key(0), jnp.ones(()))
 
 
 @pytest.mark.parametrize("name", IN_NUMPY)

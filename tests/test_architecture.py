@@ -17,6 +17,11 @@ LIGHT = {"funcnn", "jax", "numpy", "optax", "chex"} | set(sys.stdlib_module_name
 # Soft limits: a file or a function beyond them is listed here with its reason.
 LINES, FUNCTION_LINES = 300, 50
 LONGER = {
+    "core.py": "the contract and the one walk over children; more than half are docstrings and comments",
+    "layers/cells.py": "four cells and what they share; half of it are docstrings",
+    "layers/combinators.py": "seven small combinators; two thirds are docstrings",
+    "layers/normalization.py": "five norms and what they share; more than half are docstrings",
+    "trees.py": "small functions over paths; half of it are docstrings",
     "data.py": "one story, from what people have to arrays; a third of it are docstrings",
     "losses.py": "many small functions, and two thirds of it are docstrings",
     "metrics.py": "many small functions, and half of it are docstrings",

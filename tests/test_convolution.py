@@ -131,6 +131,141 @@ def test_a_point_convolution_is_a_dense_layer_at_each_point():
     np.testing.assert_array_equal(ours, theirs)
 
 
+# ---- depthwise and separable -----------------------------------------------------------------------------------------
+
+
+def depthwise_agrees_with_torch(torch, case, multiplier):
+    """PyTorch's grouped convolution, with as many groups as features; then, for the separable one, a point of it."""
+    shape, features, window, strides, padding, dilation, _, bias = case
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    options = {"multiplier": multiplier, "strides": strides, "padding": padding, "dilation": dilation, "bias": bias}
+    offsets = {"bias_init": jax.nn.initializers.normal(1.0)}
+    depthwise = layers.depthwise_conv(window, **options, **offsets)
+    separable = layers.separable_conv(features, window, **options, **offsets)
+
+    @jax.jit
+    def outputs_and_gradients(params, x):
+        def total(params, x):
+            both = [layer.apply(p, {}, x)[0] for layer, p in zip((depthwise, separable), params, strict=True)]
+            return jnp.sin(both[0]).sum() + jnp.sin(both[1]).sum(), both
+
+        return jax.grad(total, (0, 1), has_aux=True)(params, x)
+
+    params = tuple(layer.init(jax.random.key(0), x)[0] for layer in (depthwise, separable))
+    (gradients, x_gradient), both = outputs_and_gradients(params, x)
+    given = jax.tree.map(lambda a: torch.tensor(np.array(a), requires_grad=True), params)
+    leaf, (one, two) = torch.tensor(x, requires_grad=True), given
+    rest = strides, padding, dilation, shape[-1]
+    first = torch_conv(torch, leaf, one["kernel"], one.get("bias"), *rest)
+    middle = torch_conv(torch, leaf, two["depthwise"]["kernel"], None, *rest)
+    ones = (1,) * (len(shape) - 2)
+    point = two["pointwise"]["kernel"], two["pointwise"].get("bias")
+    second = torch_conv(torch, middle, *point, ones, ((0, 0),) * len(ones), ones, 1)
+    (torch.sin(first).sum() + torch.sin(second).sum()).backward()
+    for ours, theirs in zip(both, (first, second), strict=True):
+        np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(x_gradient, leaf.grad.numpy(), rtol=1e-5, atol=5e-5)
+    for ours, theirs in zip(jax.tree.leaves(gradients), jax.tree.leaves(given), strict=True):
+        np.testing.assert_allclose(ours, theirs.grad.numpy(), rtol=1e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("case", "multiplier"),
+    [
+        (((2, 5, 6, 3), 4, (3, 2), (2, 1), ((1, 0), (0, 1)), (1, 2), 1, True), 2),
+        (((1, 7, 1), 2, (3,), (2,), ((1, 1),), (2,), 1, False), 3),
+        (((1, 3, 4, 3, 2), 3, (2, 3, 1), (1, 2, 1), ((0, 1), (1, 1), (0, 0)), (1, 1, 1), 1, True), 1),
+    ],
+)
+def test_depthwise_and_separable_conv_are_those_of_pytorch(torch, case, multiplier):
+    depthwise_agrees_with_torch(torch, case, multiplier)
+
+
+@pytest.mark.slow
+@settings(max_examples=20)
+@given(case=convolutions(), multiplier=st.integers(1, 3))
+def test_depthwise_and_separable_conv_are_those_of_pytorch_for_all_arguments(torch, case, multiplier):
+    depthwise_agrees_with_torch(torch, case, multiplier)
+
+
+@pytest.mark.parametrize("multiplier", [1, 4])
+def test_a_depthwise_kernel_does_not_shrink_with_the_features(multiplier):
+    params, _ = layers.depthwise_conv(3, multiplier=multiplier).init(jax.random.key(0), jnp.ones((1, 5, 5, 256)))
+    bound = np.sqrt(6 / (9 + 9 * multiplier))
+    assert params["kernel"].shape == (3, 3, 1, 256 * multiplier)
+    assert 0.99 * bound < np.abs(params["kernel"]).max() <= bound
+    np.testing.assert_allclose(np.var(params["kernel"]), bound**2 / 3, rtol=0.06)
+    assert len(np.unique(params["kernel"])) > 0.99 * params["kernel"].size
+
+
+def test_the_outputs_of_a_feature_lie_together():
+    def numbered(key, shape, dtype):
+        del key
+        return jnp.broadcast_to(jnp.arange(shape[-1], dtype=dtype), shape)
+
+    params, _ = layers.depthwise_conv(2, multiplier=3, kernel_init=numbered).init(
+        jax.random.key(0), jnp.ones((1, 5, 2))
+    )
+    assert params["kernel"][0, 0].tolist() == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize("multiplier", [1, 2])
+def test_depthwise_half_precision_is_that_of_its_rounding(torch, multiplier):
+    """Each of the nine sums may round in the dtype of the input: of the size of what is summed, not of the sum."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 7, 4)), jnp.bfloat16)
+    layer = layers.depthwise_conv(3, multiplier=multiplier, padding="VALID", bias=False)
+    params, _ = layer.init(jax.random.key(0), x)
+    kernel = np.float64(params["kernel"].astype(jnp.bfloat16))
+    wide = torch.tensor(np.float64(x)), torch.tensor(kernel)
+    none = (((0, 0),) * 2, (1, 1), 4)
+    expected, size = (torch_conv(torch, *(f(a) for a in wide), None, (1, 1), *none) for f in (torch.clone, torch.abs))
+    y, _ = layer.apply(params, {}, x)
+    assert y.dtype == jnp.bfloat16
+    assert (np.abs(np.float64(y) - expected.numpy()) <= 2**-8 * 3 * size.numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: layers.depthwise_conv(3, multiplier=0), ValueError, "depthwise_conv: expected multiplier of at least"),
+        (lambda: layers.depthwise_conv(0), ValueError, "depthwise_conv: expected kernel_size of at least 1, got 0"),
+        (lambda: layers.separable_conv(0, 3), ValueError, "separable_conv: expected features of at least 1, got 0"),
+        (
+            lambda: layers.separable_conv(8, (3, 3), strides=(2,)),
+            ValueError,
+            "separable_conv: expected strides for 2 spatial axes, got 1 in (2,)",
+        ),
+        (
+            lambda: layers.separable_conv(8, 3, padding="same"),
+            ValueError,
+            "separable_conv: expected padding to be one of",
+        ),
+        (
+            lambda: layers.depthwise_conv(3).init(jax.random.key(0), jnp.ones((9, 3))),
+            ValueError,
+            "depthwise_conv: expected (batch, *spatial, features) with 1 or 2 or 3 spatial axes, got shape (9, 3)",
+        ),
+        (
+            lambda: layers.depthwise_conv(3, multiplier=2).apply(
+                {"kernel": jnp.ones((3, 1, 8)), "bias": jnp.ones(8)}, {}, jnp.ones((2, 9, 3))
+            ),
+            ValueError,
+            "depthwise_conv: expected 4 input features in 4 groups, as its kernel (3, 1, 8) has, got 3 in an input",
+        ),
+    ],
+)
+def test_wrong_arguments_and_inputs_of_depthwise_and_separable_conv_are_refused(make, error, message):
+    with pytest.raises(error, match="^" + re.escape(message)):
+        make()
+
+
+def test_an_error_in_a_separable_convolution_says_in_which_half():
+    layer = layers.separable_conv(8, 3, padding="VALID")
+    with pytest.raises(ValueError, match=r"^depthwise_conv: expected a window no larger") as caught:
+        layers.serial(layer).init(jax.random.key(0), jnp.ones((2, 2, 2, 3)))
+    assert "separable_conv_0 / depthwise: input (2, 2, 2, 3)" in caught.value.__notes__
+
+
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 

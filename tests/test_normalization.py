@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from funcnn import layers
 
@@ -167,6 +169,127 @@ def test_layer_norm_and_its_gradients_are_those_of_pytorch(torch, shape, affine)
         np.testing.assert_allclose(gradient["bias"], twin.bias.grad.numpy(), rtol=1e-4, atol=1e-5)
 
 
+def agrees_with(torch, layer, twin, x, second):
+    """Output and gradients of a layer against its twin, which takes the features second if ``second``."""
+    params, state = layer.init(jax.random.key(0), x)
+    params = drawn(params)
+    twin = filled(torch, twin, params)
+    leaf = torch.tensor(x, requires_grad=True)
+    expected = torch.movedim(twin(torch.movedim(leaf, -1, 1)), 1, -1) if second else twin(leaf)
+    torch.sin(expected).sum().backward()
+
+    def total(params, x):
+        y, new = layer.apply(params, state, x, training=True)
+        return jnp.sin(y).sum(), (y, new)
+
+    (gradient, x_gradient), (y, new) = jax.jit(jax.grad(total, (0, 1), has_aux=True))(params, x)
+    np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-5, atol=5e-6)
+    np.testing.assert_allclose(x_gradient, leaf.grad.numpy(), rtol=1e-4, atol=1e-5)
+    for ours, theirs in (("scale", "weight"), ("bias", "bias")):
+        if ours in params:
+            np.testing.assert_allclose(gradient[ours], getattr(twin, theirs).grad.numpy(), rtol=1e-4, atol=1e-5)
+    assert (state, new) == ({}, {})
+
+
+def of_groups(torch, shape, groups, affine):
+    x = (np.random.default_rng(0).normal(size=shape) * 3 + 1).astype(np.float32)
+    twin = torch.nn.GroupNorm(groups, shape[-1], eps=1e-3, affine=affine)
+    agrees_with(torch, layers.group_norm(groups, epsilon=1e-3, scale=affine, bias=affine), twin, x, True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups"), [((4, 6), 2), ((1, 5, 6), 3), ((2, 3, 5, 6), 1), ((2, 1, 3, 6), 6), ((2, 2, 3, 1, 4), 2)]
+)
+def test_group_norm_and_its_gradients_are_those_of_pytorch(torch, shape, groups):
+    of_groups(torch, shape, groups, True)
+
+
+@pytest.mark.slow
+@settings(max_examples=25)
+@given(
+    sizes=st.lists(st.integers(1, 5), max_size=3),
+    batch=st.integers(1, 3),
+    groups=st.integers(1, 4),
+    each=st.integers(2, 4),
+    affine=st.booleans(),
+)
+def test_group_norm_is_that_of_pytorch_for_all_shapes(torch, sizes, batch, groups, each, affine):
+    of_groups(torch, (batch, *sizes, groups * each), groups, affine)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (1, 2, 3, 5), (2, 3, 1, 2, 5)])
+@pytest.mark.parametrize("affine", [True, False])
+def test_instance_norm_and_its_gradients_are_those_of_pytorch(torch, shape, affine):
+    twin = getattr(torch.nn, f"InstanceNorm{len(shape) - 2}d")(5, eps=1e-3, affine=affine)
+    x = (np.random.default_rng(0).normal(size=shape) * 3 + 1).astype(np.float32)
+    agrees_with(torch, layers.instance_norm(epsilon=1e-3, scale=affine, bias=affine), twin, x, True)
+
+
+@pytest.mark.parametrize("shape", [(8, 5), (2, 2, 3, 5), (1, 5), (5,), (0, 5)])
+@pytest.mark.parametrize("affine", [True, False])
+def test_rms_norm_and_its_gradients_are_those_of_pytorch(torch, shape, affine):
+    twin = torch.nn.RMSNorm(5, eps=1e-3, elementwise_affine=affine)
+    x = (np.random.default_rng(0).normal(size=shape) * 3 + 1).astype(np.float32)
+    agrees_with(torch, layers.rms_norm(epsilon=1e-3, scale=affine), twin, x, False)
+
+
+@pytest.mark.parametrize("mean", [1e3, -1e4])
+def test_a_mean_far_from_zero_costs_groups_no_digits(mean):
+    x = jnp.asarray(np.random.default_rng(0).normal(mean, 1.0, (4, 64, 32)), jnp.float32)
+    y, _ = layers.group_norm(2, scale=False, bias=False).apply({}, {}, x)
+    expected = exact(np.float64(x).reshape(4, 64, 2, 16), 1e-5, (1, 3)).reshape(x.shape)
+    np.testing.assert_allclose(y, expected, atol=abs(mean) * 1e-6)
+    y, _ = layers.instance_norm(scale=False, bias=False).apply({}, {}, x)
+    np.testing.assert_allclose(y, exact(x, 1e-5, 1), atol=abs(mean) * 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_groups_of_half_precision_are_normalised_in_float32_and_rounded_once(dtype):
+    x = jnp.asarray(np.random.default_rng(0).normal(60, 20, (2, 900, 64)), dtype)
+    wide, options = np.float64(x), {"scale": False, "bias": False}
+    grouped = exact(wide.reshape(2, 900, 4, 16), 1e-5, (1, 3)).reshape(x.shape)
+    for layer, expected in (
+        (layers.group_norm(4, **options), grouped),
+        (layers.instance_norm(**options), exact(wide, 1e-5, 1)),
+        (layers.rms_norm(scale=False), wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-6)),
+    ):
+        y, _ = layer.apply({}, {}, x)
+        assert y.dtype == dtype
+        np.testing.assert_allclose(np.float64(y), expected, rtol=float(jnp.finfo(dtype).eps), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "message"),
+    [
+        (
+            layers.group_norm(4),
+            (2, 3, 6),
+            r"group_norm: expected features that 4 groups divide, got 6 in an input of shape \(2, 3, 6\); choose",
+        ),
+        (layers.group_norm(4), (8,), r"group_norm: expected at least 2 axes, \(batch, .*got shape \(8,\); add a batch"),
+        (
+            layers.instance_norm(),
+            (2, 6),
+            r"instance_norm: expected \(batch, \*spatial, features\) with at least 2 positions, got shape \(2, 6\); a",
+        ),
+        (layers.instance_norm(), (2, 1, 1, 6), r"instance_norm: expected .* got shape \(2, 1, 1, 6\); a single one"),
+        (layers.rms_norm(), (), r"rms_norm: expected at least 1 axes"),
+    ],
+)
+def test_inputs_that_cannot_be_normalised_are_refused(layer, shape, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        layer.init(jax.random.key(0), jnp.ones(shape))
+    with pytest.raises(ValueError, match=f"^{message}"):
+        layer.apply({}, {}, jnp.ones(shape))
+
+
+def test_groups_are_a_count():
+    with pytest.raises(ValueError, match=r"^group_norm: expected groups of at least 1, got 0"):
+        layers.group_norm(0)
+    with pytest.raises(TypeError, match=r"^group_norm: expected groups as a whole number, got float 2\.0"):
+        layers.group_norm(2.0)
+
+
 def test_the_defaults_are_those_of_pytorch(torch):
     x = (RNG.normal(size=(6, 4)) * 1e-2).astype(np.float32)
     for layer, twin in ((layers.batch_norm(), torch.nn.BatchNorm1d(4)), (layers.layer_norm(), torch.nn.LayerNorm(4))):
@@ -177,7 +300,9 @@ def test_the_defaults_are_those_of_pytorch(torch):
             np.testing.assert_allclose(new["var"], twin.running_var.numpy(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("layer", [layers.batch_norm(), layers.layer_norm()], ids=lambda layer: layer.kind)
+@pytest.mark.parametrize(
+    "layer", [layers.batch_norm(), layers.layer_norm(), layers.rms_norm()], ids=lambda layer: layer.kind
+)
 def test_other_features_than_at_init_are_refused(layer):
     params, state = layer.init(jax.random.key(0), jnp.ones((2, 4)))
     message = (
@@ -196,6 +321,7 @@ def test_too_few_axes_and_hyperparameters_out_of_range_are_refused():
         layers.layer_norm().init(jax.random.key(0), jnp.ones(()))
     with pytest.raises(ValueError, match=r"batch_norm: expected momentum from 0\.0 to 1\.0, got 1\.5"):
         layers.batch_norm(momentum=1.5)
-    for factory in (layers.batch_norm, layers.layer_norm):
+    group_norm = functools.partial(layers.group_norm, 2)
+    for factory in (layers.batch_norm, layers.layer_norm, layers.rms_norm, group_norm, layers.instance_norm):
         with pytest.raises(ValueError, match="expected epsilon from"):
             factory(epsilon=-1.0)

@@ -100,6 +100,166 @@ def test_the_largest_of_whole_numbers_and_of_booleans_keeps_their_dtype(dtype, s
     np.testing.assert_array_equal(y, expected)
 
 
+# ---- norms -----------------------------------------------------------------------------------------------------------
+
+
+def agrees_with_the_norm_of_pytorch(torch, case, p):
+    """PyTorch takes the power of the elements themselves, so it is given their sizes; its layer knows no padding."""
+    shape, window, strides, padding = case
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    layer = layers.lp_pool(window, p=p, strides=strides, padding=padding)
+
+    @jax.jit
+    def output_and_gradient(x):
+        return jax.grad(lambda x: (lambda y: (jnp.sin(y).sum(), y))(layer.apply({}, {}, x)[0]), has_aux=True)(x)[::-1]
+
+    y, gradient = output_and_gradient(x)
+    leaf = torch.tensor(x, requires_grad=True)
+    padded = torch.nn.functional.pad(torch.movedim(leaf, -1, 1), [n for n in reversed(padding) for _ in range(2)])
+    pool = getattr(torch.nn.functional, f"avg_pool{len(window)}d")
+    expected = torch.movedim((pool(padded.abs() ** p, window, strides) * np.prod(window)) ** (1 / p), 1, -1)
+    torch.sin(expected).sum().backward()
+    np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3.5])
+def test_lp_pool_and_its_gradient_are_those_of_pytorch(torch, p):
+    agrees_with_the_norm_of_pytorch(torch, ((2, 5, 6, 3), (2, 3), (2, 1), (1, 1)), p)
+
+
+@pytest.mark.slow
+@settings(max_examples=20)
+@given(case=poolings(), p=st.sampled_from([1, 1.5, 2, 3, 4]))
+def test_lp_pool_is_that_of_pytorch_for_all_arguments(torch, case, p):
+    agrees_with_the_norm_of_pytorch(torch, case, p)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 3), (2, 6, 7, 3)])
+def test_lp_pool_of_positive_elements_is_the_layer_of_pytorch(torch, shape):
+    x = np.random.default_rng(0).uniform(0.1, 2, shape).astype(np.float32)
+    form = getattr(torch.nn.functional, f"lp_pool{len(shape) - 2}d")
+    expected = torch.movedim(form(torch.movedim(torch.tensor(x), -1, 1), 3.0, 3, 2), 1, -1).numpy()
+    np.testing.assert_allclose(layers.lp_pool(3, p=3, strides=2).apply({}, {}, x)[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("p", [1, 1.5, 2, 3, 8])
+@pytest.mark.parametrize("shape", [(2, 7, 3), (2, 3, 4, 3), (1, 2, 3, 2, 3)])
+def test_global_lp_pool_is_the_norm_of_numpy(p, shape):
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    expected = np.linalg.norm(x.reshape(shape[0], -1, shape[-1]).astype(np.float64), p, 1)
+    np.testing.assert_allclose(layers.global_lp_pool(p).apply({}, {}, x)[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
+def test_derivatives_of_a_norm_are_finite_at_zero_and_zero_where_all_is(p):
+    x = jnp.asarray([0.0, 0.0, 0.0, 3.0, -4.0, 0.0]).reshape(1, 6, 1)
+
+    def total(x, p):
+        return layers.lp_pool(2, p=p).apply({}, {}, x)[0].sum()
+
+    for slope in (jax.grad(lambda x: total(x, p)), jax.jit(lambda x: jax.grad(total)(x, p))):
+        np.testing.assert_allclose(slope(x).ravel(), [0, 0, 0, 1, -1, 0], atol=1e-6)
+    assert np.isfinite(jax.grad(total, 1)(x, p))
+    assert np.isfinite(jax.jvp(jax.grad(lambda x: total(x, p)), (x,), (jnp.ones_like(x),))[1]).all()
+
+
+def test_the_curvature_of_the_euclidean_norm_is_right_beside_zero():
+    x = jnp.asarray([0.0, 3.0, 4.0]).reshape(1, 3, 1)
+    hessian = jax.hessian(lambda x: layers.global_lp_pool(2).apply({}, {}, x)[0].sum())(x).reshape(3, 3)
+    a = np.asarray(x).ravel()
+    np.testing.assert_allclose(hessian, np.eye(3) / 5 - np.outer(a, a) / 125, atol=1e-6)
+
+
+def test_a_norm_does_not_hide_what_is_not_a_number():
+    x = jnp.asarray([1.0, jnp.nan, 1.0, 2.0]).reshape(1, 4, 1)
+    for p in (2, 3):
+        assert np.isnan(layers.lp_pool(2, p=p).apply({}, {}, x)[0]).ravel().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("p", [2, 3])
+def test_norms_of_half_precision_are_rounded_once(p):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 40, 30, 3)) * 300, jnp.float16)
+    expected = np.linalg.norm(np.float64(x).reshape(2, -1, 3), p, 1)
+    y, _ = layers.global_lp_pool(p).apply({}, {}, x)
+    assert y.dtype == jnp.float16
+    np.testing.assert_allclose(np.float64(y), expected, rtol=2**-11 * 1.01)
+
+
+# ---- blur ------------------------------------------------------------------------------------------------------------
+
+
+def blurred(x, size, strides):
+    """By its definition, one axis after the other, with the filter of binomial coefficients."""
+    weights = (np.poly1d([0.5, 0.5]) ** (size - 1)).coeffs
+    for axis, stride in enumerate(strides, 1):
+        before = (size - 1) // 2
+        around = [(before, size - 1 - before) if a == axis else (0, 0) for a in range(x.ndim)]
+        padded = np.pad(x, around, "reflect")
+        taps = [np.take(padded, range(j, j + x.shape[axis], stride), axis) for j in range(size)]
+        x = sum(c * tap for c, tap in zip(weights, taps, strict=True))
+    return x
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize(("shape", "strides"), [((1, 6, 9, 2), (2, 3)), ((1, 2, 1, 4, 2), (1, 2, 2))])
+def test_blur_pool_is_what_it_says(size, shape, strides):
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    apply = jax.jit(lambda x: layers.blur_pool(size=size, strides=strides).apply({}, {}, x)[0])
+    np.testing.assert_allclose(apply(x), blurred(np.float64(x), size, strides), rtol=1e-5, atol=1e-6)
+    half = jnp.asarray(x, jnp.bfloat16)
+    assert apply(half).dtype == jnp.bfloat16
+    exact = blurred(np.float64(half), size, strides)
+    np.testing.assert_allclose(np.float64(apply(half)), exact, rtol=2**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_blur_pool_and_its_gradient_are_a_convolution_of_pytorch(torch, size):
+    x = np.random.default_rng(0).normal(size=(2, 7, 8, 3)).astype(np.float32)
+    leaf = torch.tensor(x, requires_grad=True)
+    weights = torch.tensor((np.poly1d([0.5, 0.5]) ** (size - 1)).coeffs.astype(np.float32))
+    kernel = torch.outer(weights, weights).expand(3, 1, size, size)
+    padded = torch.nn.functional.pad(torch.movedim(leaf, -1, 1), ((size - 1) // 2, size // 2) * 2, "reflect")
+    expected = torch.movedim(torch.nn.functional.conv2d(padded, kernel, None, 2, groups=3), 1, -1)
+    torch.sin(expected).sum().backward()
+    layer = layers.blur_pool(size=size)
+    y, _ = layer.apply({}, {}, x)
+    gradient = jax.jit(jax.grad(lambda x: jnp.sin(layer.apply({}, {}, x)[0]).sum()))(x)
+    np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: layers.lp_pool(2, p=0.5), ValueError, "lp_pool: expected p of at least 1, and finite, got 0.5; the"),
+        (lambda: layers.global_lp_pool(np.inf), ValueError, "global_lp_pool: expected p of at least 1, and finite"),
+        (lambda: layers.lp_pool(0), ValueError, "lp_pool: expected window of at least 1, got 0"),
+        (lambda: layers.lp_pool(2, padding="same"), ValueError, "lp_pool: expected padding to be one of"),
+        (lambda: layers.blur_pool(size=0), ValueError, "blur_pool: expected size of at least 1, got 0"),
+        (lambda: layers.blur_pool(strides=2.0), TypeError, "blur_pool: expected strides as a whole number, got float"),
+    ],
+)
+def test_arguments_of_norms_and_blur_are_checked_at_once(make, error, message):
+    with pytest.raises(error, match="^" + re.escape(message)):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "message"),
+    [
+        (layers.lp_pool(3), (2, 2, 3), "lp_pool: expected a window no larger than the input, (2,) in its spatial axes"),
+        (layers.blur_pool(), (28, 28), "blur_pool: expected at least 3 axes, (batch, *spatial, features), got shape"),
+        (layers.blur_pool(strides=(2, 2)), (2, 9, 3), "blur_pool: expected (batch, *spatial, features) with 2 spatial"),
+        (layers.blur_pool(), (2, 0, 3), "blur_pool: expected spatial axes that are not empty, got shape (2, 0, 3)"),
+        (layers.global_lp_pool(), (2, 0, 3), "global_lp_pool: expected spatial axes that are not empty"),
+    ],
+)
+def test_inputs_that_norms_and_blur_cannot_take_are_refused(layer, shape, message):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        layer.init(jax.random.key(0), jnp.ones(shape))
+
+
 def test_pooling_and_side_inputs():
     x = {"x": jnp.ones((2, 4, 4, 3)), "lengths": jnp.asarray([4, 2])}
     for layer in (layers.max_pool(2), layers.avg_pool(2), layers.global_avg_pool, layers.global_max_pool):

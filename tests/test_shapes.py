@@ -1,9 +1,11 @@
-"""Flattening and reshaping, against NumPy."""
+"""Flattening, reshaping, transposing and taking patches, against NumPy."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from funcnn import layers
 
@@ -76,3 +78,103 @@ def test_an_input_without_a_batch_axis_is_refused(layer):
         ValueError, match=rf"{layer.kind}: expected at least 1 axes, \(batch, \.\.\.\), got shape \(\); add a batch"
     ):
         layer.init(KEY, jnp.ones(()))
+
+
+# ---- transpose and patches -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("axes", "order"),
+    [((2, 1, 3), (0, 2, 1, 3)), ((-1, 1, 2), (0, 3, 1, 2)), ((3, -2, 1), (0, 3, 2, 1)), ((), (0, 3, 2, 1))],
+)
+def test_transpose_is_that_of_numpy_with_the_batch_in_its_place(axes, order):
+    x = np.arange(120).reshape(2, 3, 4, 5)
+    layer = layers.transpose(*axes)
+    np.testing.assert_array_equal(layer.apply(*layer.init(KEY, x), x)[0], np.transpose(x, order))
+
+
+def test_transpose_of_a_batch_of_numbers_is_the_batch():
+    np.testing.assert_array_equal(layers.transpose().apply({}, {}, np.arange(3))[0], [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("axes", "error", "message"),
+    [
+        ((0, 1, 2, 3), ValueError, r"transpose: expected axes other than the batch, 0, got \(0, 1, 2, 3\); it stays"),
+        ((1, 2.0), TypeError, r"transpose: expected axes as a whole number, got float 2\.0"),
+        (((2, 1, 3),), TypeError, r"transpose: expected axes as a whole number, got tuple \(2, 1, 3\)"),
+    ],
+)
+def test_transpose_checks_its_axes_at_once(axes, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        layers.transpose(*axes)
+
+
+@pytest.mark.parametrize("axes", [(1, 2), (1, 2, 2), (1, 2, 4), (1, 2, -4), (1, 3, -1)])
+def test_transpose_refuses_axes_that_the_input_has_not_or_once_more(axes):
+    message = r"^transpose: expected the 3 axes after the batch of an input of shape \(2, 3, 4, 5\), in any order, got"
+    for call in (layers.transpose(*axes).init, lambda _, x: layers.transpose(*axes).apply({}, {}, x)):
+        with pytest.raises(ValueError, match=message):
+            call(KEY, jnp.ones((2, 3, 4, 5)))
+
+
+def taken(x, size, strides):
+    """With NumPy's windows, whose axes come last, behind the features."""
+    rank = len(size)
+    windows = np.lib.stride_tricks.sliding_window_view(x, size, range(1, rank + 1))
+    windows = windows[(slice(None), *(slice(None, None, stride) for stride in strides))]
+    return np.moveaxis(windows, rank + 1, -1).reshape(*windows.shape[: rank + 1], -1)
+
+
+def agrees_with_numpy(shape, size, strides):
+    x = np.arange(1.0, 1 + np.prod(shape), dtype=np.float32).reshape(shape)
+    layer = layers.patches(size, strides=strides)
+    y, back = jax.vjp(jax.jit(lambda x: layer.apply({}, {}, x)[0]), x)
+    expected = taken(x, size, size if strides is None else strides)
+    np.testing.assert_array_equal(y, expected)
+    # The gradient of the sum of all patches counts how often each element is taken.
+    places = taken(np.arange(x.size).reshape(shape), size, size if strides is None else strides)
+    np.testing.assert_array_equal(back(jnp.ones_like(y))[0].ravel(), np.bincount(places.ravel(), minlength=x.size))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "strides"),
+    [
+        ((2, 6, 7, 3), (2, 3), None),
+        ((1, 5, 7, 2), (3, 2), (1, 3)),
+        ((2, 9, 2), (4,), (2,)),
+        ((1, 4, 5, 3, 2), (2, 2, 1), None),
+    ],
+)
+def test_patches_are_the_windows_of_numpy(shape, size, strides):
+    agrees_with_numpy(shape, size, strides)
+
+
+@pytest.mark.slow
+@settings(max_examples=25)
+@given(data=st.data(), rank=st.integers(1, 3))
+def test_patches_are_the_windows_of_numpy_for_all_arguments(data, rank):
+    size = data.draw(st.tuples(*[st.integers(1, 3)] * rank))
+    strides = data.draw(st.none() | st.tuples(*[st.integers(1, 4)] * rank))
+    sizes = [data.draw(st.integers(width, 6)) for width in size]
+    agrees_with_numpy((data.draw(st.integers(1, 2)), *sizes, data.draw(st.integers(1, 3))), size, strides)
+
+
+def test_a_dense_layer_over_patches_is_a_convolution():
+    x = np.random.default_rng(0).normal(size=(2, 8, 9, 3)).astype(np.float32)
+    conv = layers.conv(5, (2, 3), strides=(2, 3), padding="VALID")
+    params, _ = conv.init(KEY, x)
+    model = layers.serial(layers.patches((2, 3)), layers.dense(5))
+    ours, _ = model.apply({"dense_0": {**params, "kernel": params["kernel"].reshape(-1, 5)}}, {}, x)
+    np.testing.assert_allclose(ours, conv.apply(params, {}, x)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_patches_refuse_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"^patches: expected size of at least 1, got 0"):
+        layers.patches(0)
+    with pytest.raises(ValueError, match=r"^patches: expected strides for 2 spatial axes, got 1 in \(2,\)"):
+        layers.patches((2, 2), strides=(2,))
+    with pytest.raises(ValueError, match=r"^patches: expected a window no larger than the input, \(3, 9\) in its"):
+        layers.patches(4).init(KEY, jnp.ones((2, 3, 9, 1)))
+    with pytest.raises(ValueError, match=r"^patches: expected \(batch, \*spatial, features\) with 2 spatial axes, got"):
+        layers.patches((4, 4)).init(KEY, jnp.ones((2, 9, 1)))

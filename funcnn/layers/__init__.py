@@ -16,6 +16,7 @@ from funcnn.layers.activations import (
     log_sigmoid,
     log_softmax,
     mish,
+    prelu,
     relu,
     relu6,
     selu,
@@ -29,61 +30,144 @@ from funcnn.layers.activations import (
     squareplus,
     tanh,
 )
-from funcnn.layers.combinators import concatenate, named, parallel, residual, serial
-from funcnn.layers.convolution import conv
+from funcnn.layers.adapters import lora, merged, spectral_norm, weight_norm
+from funcnn.layers.adaptive import adaptive_avg_pool, adaptive_max_pool
+from funcnn.layers.attending import attention
+from funcnn.layers.cells import conv_lstm_cell, elman_cell, gru_cell, lstm_cell
+from funcnn.layers.combinators import add, concatenate, multiply, named, parallel, residual, serial, split
+from funcnn.layers.convolution import conv, depthwise_conv, separable_conv
+from funcnn.layers.feed_forward import geglu, swiglu
 from funcnn.layers.functions import function, identity, parameter
 from funcnn.layers.linear import dense, embedding
-from funcnn.layers.normalization import batch_norm, layer_norm
-from funcnn.layers.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
-from funcnn.layers.shapes import flatten, reshape
-from funcnn.layers.stochastic import dropout
+from funcnn.layers.networks import condition, network
+from funcnn.layers.normalization import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from funcnn.layers.pooling import (
+    avg_pool,
+    blur_pool,
+    global_avg_pool,
+    global_lp_pool,
+    global_max_pool,
+    lp_pool,
+    max_pool,
+)
+from funcnn.layers.positions import learned_positions, sinusoidal_positions
+from funcnn.layers.products import bias, bilinear, einsum, scale
+from funcnn.layers.recurrence import bidirectional, recurrent
+from funcnn.layers.repetition import ensemble, repeat, shared
+from funcnn.layers.resizing import crop, pad, resize, upsample
+from funcnn.layers.shapes import flatten, patches, reshape, transpose
+from funcnn.layers.stochastic import (
+    alpha_dropout,
+    dropout,
+    feature_alpha_dropout,
+    gaussian_noise,
+    spatial_dropout,
+    stochastic_depth,
+)
+from funcnn.layers.transforms import frozen, mixed_precision, remat, reparametrized, with_initializers
+from funcnn.layers.transposed import conv_transpose
 
 __all__ = [
     "absolute",
+    "adaptive_avg_pool",
+    "adaptive_max_pool",
+    "add",
+    "alpha_dropout",
+    "attention",
     "avg_pool",
     "batch_norm",
+    "bias",
+    "bidirectional",
+    "bilinear",
+    "blur_pool",
     "celu",
     "concatenate",
+    "condition",
     "conv",
+    "conv_lstm_cell",
+    "conv_transpose",
     "cos",
+    "crop",
     "dense",
+    "depthwise_conv",
     "dropout",
+    "einsum",
+    "elman_cell",
     "elu",
     "embedding",
+    "ensemble",
     "exp",
+    "feature_alpha_dropout",
     "flatten",
+    "frozen",
     "function",
+    "gaussian_noise",
+    "geglu",
     "gelu",
     "gelu_tanh",
     "global_avg_pool",
+    "global_lp_pool",
     "global_max_pool",
     "glu",
+    "group_norm",
+    "gru_cell",
     "hard_sigmoid",
     "hard_silu",
     "hard_tanh",
     "identity",
+    "instance_norm",
     "layer_norm",
     "leaky_relu",
+    "learned_positions",
     "log_sigmoid",
     "log_softmax",
+    "lora",
+    "lp_pool",
+    "lstm_cell",
     "max_pool",
+    "merged",
     "mish",
+    "mixed_precision",
+    "multiply",
     "named",
+    "network",
+    "pad",
     "parallel",
     "parameter",
+    "patches",
+    "prelu",
+    "recurrent",
     "relu",
     "relu6",
+    "remat",
+    "reparametrized",
+    "repeat",
     "reshape",
     "residual",
+    "resize",
+    "rms_norm",
+    "scale",
     "selu",
+    "separable_conv",
     "serial",
+    "shared",
     "sigmoid",
     "silu",
     "sin",
+    "sinusoidal_positions",
     "softmax",
     "softplus",
     "softsign",
+    "spatial_dropout",
+    "spectral_norm",
+    "split",
     "square",
     "squareplus",
+    "stochastic_depth",
+    "swiglu",
     "tanh",
+    "transpose",
+    "upsample",
+    "weight_norm",
+    "with_initializers",
 ]

@@ -30,11 +30,12 @@ layer                       formula                                      as in
 ``elu(alpha)``              ``x, or alpha (e^x - 1) if x < 0``           ``jax.nn.elu``
 ``celu(alpha)``             ``x, or alpha (e^(x/alpha) - 1) if x < 0``   ``jax.nn.celu``
 ``squareplus(roundness)``   ``(x + sqrt(x^2 + roundness)) / 2``          ``jax.nn.squareplus`` [2]
+``prelu()``                 ``x, or alpha x if x < 0``, ``alpha`` param   PyTorch, one slope for each feature
 ==========================  ===========================================  ===============================================
 
-All keep shape and dtype (``glu`` halves the last axis), have neither params nor state, act on any number of axes, and
-refuse integers: ``-x`` and ``x^2`` of an 8-bit image are not what anyone means. Another function is one line away:
-``layers.function(jnp.log1p)``.
+All keep shape and dtype (``glu`` halves the last axis), have neither params nor state (``prelu`` has its slopes), act
+on any number of axes, and refuse integers: ``-x`` and ``x^2`` of an 8-bit image are not what anyone means. Another
+function is one line away: ``layers.function(jnp.log1p)``.
 
 1. Differs from ``jax.nn.gelu`` and Flax, whose default is the tanh form; the exact form is that of the paper and the
    default of PyTorch and Keras. The two differ by up to 5e-4: take the one that the weights were trained with.
@@ -65,9 +66,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import constant
 
-from funcnn import checks
-from funcnn.core import Layer, Tree, array_layer
+from funcnn import checks, primitives
+from funcnn.core import Layer, Tree, array_layer, param_dtype
 
 
 def _activation(kind: str, function: Callable[[Any], Any], axes: int = 0) -> Layer:
@@ -232,3 +234,58 @@ def squareplus(roundness: Any = 4.0) -> Layer:
     """
     checks.expect_between("squareplus", "roundness", roundness, 0.0, float("inf"))
     return _activation("squareplus", _in_float32(lambda x: jax.nn.squareplus(x, jnp.asarray(roundness, x.dtype))))
+
+
+_QUARTER = constant(0.25)
+
+
+def prelu(*, alpha_init: Callable[..., Any] = _QUARTER) -> Layer:
+    """The leaky rectifier whose slope below zero is learned, one for each feature.
+
+    Formula: ``y = x`` where ``x >= 0``, else ``alpha x``
+
+    Shapes: ``(batch, ..., features) -> (batch, ..., features)``
+
+    Params: ``alpha (features,)``. State: none.
+
+    Args:
+        alpha_init: from ``jax.nn.initializers``.
+
+    Raises:
+        TypeError: the input is not floating.
+        ValueError: the input has no axis, or other features than ``alpha`` was made for.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from funcnn import layers
+        >>> x = jnp.array([[-2.0, 3.0]])
+        >>> params, state = layers.prelu().init(jax.random.key(0), x)
+        >>> print(params["alpha"], layers.prelu().apply(params, state, x)[0])
+        [0.25 0.25] [[-0.5  3. ]]
+
+    Reference: He, Zhang, Ren and Sun, "Delving deep into rectifiers", 2015. PyTorch has one slope for all features by
+    default. Without weight decay, which would draw it to ``relu``.
+    """
+
+    def expect(x: Any) -> None:
+        checks.expect_rank("prelu", x, 1, "(batch, ..., features)", "pass an array with a last axis of features")
+        checks.expect_floating("prelu", x)
+
+    def init(key: Any, x: Any) -> tuple[Tree, Tree]:
+        expect(x)
+        return {"alpha": alpha_init(key, x.shape[-1:], param_dtype(x))}, {}
+
+    def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
+        del key, training
+        expect(x)
+        alpha = params["alpha"]
+        if alpha.shape != x.shape[-1:]:
+            checks.fail(
+                "prelu",
+                f"{alpha.shape[0]} input features, as its alpha {tuple(alpha.shape)} has",
+                f"{x.shape[-1]} in an input of shape {tuple(x.shape)}",
+                "pass inputs of the shape that init was given, or init again",
+            )
+        return jnp.where(x >= 0, x, primitives.along_last(alpha.astype(x.dtype), x.ndim) * x), state
+
+    return array_layer(init, apply, "prelu")

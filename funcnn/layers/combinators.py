@@ -1,12 +1,26 @@
 """Layers made of layers: each names its children, gives each a key, and collects params and state by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
+from itertools import accumulate
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from funcnn import checks
-from funcnn.core import Layer, composite, expect_layer, expect_name, features, named_children, shown, with_features
+from funcnn.core import (
+    Layer,
+    Tree,
+    composite,
+    expect_key,
+    expect_layer,
+    expect_name,
+    features,
+    named_children,
+    shown,
+    with_features,
+)
 
 
 def serial(*layers: Layer) -> Layer:
@@ -217,6 +231,141 @@ def concatenate(*layers: Layer, axis: int = -1) -> Layer:
         return with_features(x if children else outputs[0], jnp.concatenate(arrays, axis))
 
     return composite("concatenate", children, route, combine)
+
+
+def add(*layers: Layer) -> Layer:
+    """Several layers on the same input, their outputs added; without layers, the arrays of a tuple added.
+
+    Formula: ``add(f, g)(x) = f(x) + g(x)``
+
+    Shapes: the outputs must have one shape; they are never broadcast.
+
+    Params and State: one entry for each child that has any, under its name.
+
+    Args:
+        *layers: each gets the whole input.
+
+    Raises:
+        ValueError: the shapes differ, or there are neither layers nor a tuple.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from funcnn import layers
+        >>> model = layers.add(layers.dense(4), layers.serial(layers.dense(8), layers.tanh, layers.dense(4)))
+        >>> params, state = model.init(jax.random.key(0), jnp.ones((5, 3)))
+        >>> model.apply(params, state, jnp.ones((5, 3)))[0].shape
+        (5, 4)
+        >>> layers.add().apply({}, {}, (jnp.ones(2), 2 * jnp.ones(2)))[0].tolist()
+        [3.0, 3.0]
+
+    Reference: ``FanInSum`` of stax.
+    """
+    return _joining("add", layers, jnp.add)
+
+
+def multiply(*layers: Layer) -> Layer:
+    """Several layers on the same input, their outputs multiplied by element: a gate; without layers, those of a tuple.
+
+    Formula: ``multiply(f, g)(x) = f(x) g(x)``
+
+    Shapes: the outputs must have one shape; they are never broadcast.
+
+    Params and State: one entry for each child that has any, under its name.
+
+    Args:
+        *layers: each gets the whole input.
+
+    Raises:
+        ValueError: the shapes differ, or there are neither layers nor a tuple.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from funcnn import layers
+        >>> gate = layers.serial(layers.dense(3), layers.sigmoid)
+        >>> gated = layers.multiply(layers.identity, gate)
+        >>> params, state = gated.init(jax.random.key(0), jnp.ones((5, 3)))
+        >>> gated.apply(params, state, jnp.ones((5, 3)))[0].shape
+        (5, 3)
+
+    Reference: Dauphin, Fan, Auli and Grangier, "Language modeling with gated convolutional networks", 2016.
+    """
+    return _joining("multiply", layers, jnp.multiply)
+
+
+def _joining(kind: str, layers: tuple[Layer, ...], operation: Callable[[Any, Any], Any]) -> Layer:
+    children = named_children(kind, layers)
+
+    def route(call: Callable[[str, Any], Any], x: Any) -> Any:
+        return tuple(call(name, x) for name, _ in children) if children else x
+
+    def combine(x: Any, outputs: Any) -> Any:
+        if not isinstance(outputs, tuple) or not outputs:
+            checks.fail(kind, "a tuple of arrays", shown(outputs), f"give {kind} the layers whose outputs it joins")
+        arrays = [jnp.asarray(features(kind, output)) for output in outputs]
+        if len({a.shape for a in arrays}) > 1:
+            shapes = str([a.shape for a in arrays])
+            checks.fail(kind, "outputs of one shape", shapes, "make them equal: shapes are never broadcast")
+        return with_features(x if children else outputs[0], reduce(operation, arrays))
+
+    return composite(kind, children, route, combine)
+
+
+def split(parts: int | Sequence[int], *, axis: int = -1) -> Layer:
+    """One array in several along an axis, as a tuple: what ``parallel``, ``add`` and ``concatenate`` take.
+
+    Formula: ``concatenate(split(n)(x)) = x``
+
+    Shapes: ``(batch, ..., n) -> a tuple of (batch, ..., n_i)``
+
+    Params and State: none.
+
+    Args:
+        parts: how many equal parts, or the size of each.
+        axis: along which; not that of the batch.
+
+    Raises:
+        TypeError: a size is not a whole number.
+        ValueError: the sizes are not those of the axis, or the axis is that of the batch or not there.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from funcnn import layers
+        >>> [part.shape for part in layers.split((4, 2)).apply({}, {}, jnp.ones((5, 6)))[0]]
+        [(5, 4), (5, 2)]
+        >>> [part.shape for part in layers.split(3).apply({}, {}, jnp.ones((5, 6)))[0]]
+        [(5, 2), (5, 2), (5, 2)]
+
+    Reference: ``numpy.split``.
+    """
+    if isinstance(parts, Sequence):
+        sizes = [checks.expect_count("split", "parts", part) for part in parts]
+        count = 0
+    else:
+        sizes, count = [], checks.expect_count("split", "parts", parts)
+
+    def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
+        del params, key, training
+        a = jnp.asarray(features("split", x))
+        if not -a.ndim <= axis < a.ndim or axis % a.ndim == 0:
+            checks.fail(
+                "split", "an axis of each example", f"axis {axis} of shape {a.shape}", "take one after the batch"
+            )
+        n = a.shape[axis]
+        if count and n % count:
+            checks.fail(
+                "split", f"an axis that {count} parts divide", f"{n} in {a.shape}", "give the sizes of the parts"
+            )
+        if not count and sum(sizes) != n:
+            checks.fail("split", f"parts that are {n} together", f"{sizes}, {sum(sizes)} together", "change the sizes")
+        ends = list(accumulate(sizes or [n // count] * count))[:-1]
+        return tuple(with_features(x, part) for part in jnp.split(a, ends, axis)), state
+
+    def init(key: Any, x: Any) -> tuple[Tree, Tree]:
+        expect_key("split.init", key)
+        jax.eval_shape(lambda a: apply({}, {}, a)[0], x)  # so that a wrong shape is an error already here
+        return {}, {}
+
+    return Layer(init, apply, "split")
 
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:

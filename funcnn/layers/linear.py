@@ -1,7 +1,8 @@
 """Layers that multiply by a matrix, or look rows of one up."""
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -15,25 +16,32 @@ Initializer = Callable[..., Any]
 
 
 def dense(
-    features: int, *, bias: bool = True, kernel_init: Initializer = glorot_uniform(), bias_init: Initializer = zeros
+    features: int | Sequence[int],
+    *,
+    axis: int | Sequence[int] = -1,
+    bias: bool = True,
+    kernel_init: Initializer = glorot_uniform(),
+    bias_init: Initializer = zeros,
 ) -> Layer:
-    """A matrix product over the last axis: every output feature is a weighted sum of all input features.
+    """A matrix product over the last axis, or over several: every output is a weighted sum of all inputs there.
 
     Formula: ``y = x @ kernel + bias``
 
-    Shapes: ``(batch, ..., n) -> (batch, ..., features)``
+    Shapes: ``(batch, ..., n) -> (batch, ..., features)``; with several axes, those of ``features`` come last.
 
-    Params: ``kernel (n, features)``, ``bias (features,)`` unless ``bias=False``. State: none.
+    Params: ``kernel (n, features)``, ``bias (features,)`` unless ``bias=False``; with several axes ``kernel (*n,
+    *features)`` and ``bias (*features,)``. State: none.
 
     Args:
-        features: the number of output features.
+        features: the number of output features, or the shape of them.
+        axis: the axis that is summed over, or several; not that of the batch.
         bias: whether to add one.
-        kernel_init: from ``jax.nn.initializers``.
+        kernel_init: from ``jax.nn.initializers``; it sees a matrix, also where there are several axes.
         bias_init: likewise.
 
     Raises:
         TypeError: the input is not floating.
-        ValueError: the input has no axis, or other features than the kernel was made for.
+        ValueError: the input has no such axis, or other features than the kernel was made for.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -44,49 +52,89 @@ def dense(
         >>> y, state = layers.dense(3).apply(params, state, jnp.ones((5, 2)))
         >>> y.shape
         (5, 3)
+        >>> heads = layers.dense((4, 16), axis=(1, 2))
+        >>> params, state = heads.init(jax.random.key(0), jnp.ones((5, 2, 3, 7)))
+        >>> params["kernel"].shape, heads.apply(params, state, jnp.ones((5, 2, 3, 7)))[0].shape
+        ((2, 3, 4, 16), (5, 7, 4, 16))
 
     Reference: Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010.
     """
-    features = checks.expect_count("dense", "features", features)
+    shape = tuple(checks.expect_count("dense", "features", f) for f in _several(features))
+    axes = _several(axis)
+    plain = axes == (-1,) and not isinstance(features, Sequence)
+
+    def summed(x: Any) -> tuple[int, ...]:
+        _expect_features(x)
+        if plain:
+            return (len(x.shape) - 1,)
+        rank = len(x.shape)
+        found = tuple(sorted({a % rank for a in axes if isinstance(a, int) and -rank <= a < rank}))
+        if len(found) != len(axes) or 0 in found:
+            got = f"axis={axis} for an input of shape {tuple(x.shape)}"
+            checks.fail(
+                "dense", "different axes of the input, without that of the batch", got, "count them from the end"
+            )
+        return found
 
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
-        _expect_features(x)
+        sizes = tuple(x.shape[a] for a in summed(x))
         # The keys of split(key), each on its own: the one that a bias of zeros ignores is then not compiled.
         kernel_key, bias_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-        params = {"kernel": kernel_init(kernel_key, (x.shape[-1], features), param_dtype(x))}
+        kernel = kernel_init(kernel_key, (math.prod(sizes), math.prod(shape)), param_dtype(x))
+        params = {"kernel": kernel if plain else kernel.reshape(*sizes, *shape)}
         if bias:
-            params["bias"] = bias_init(bias_key, (features,), param_dtype(x))
+            params["bias"] = bias_init(bias_key, shape, param_dtype(x))
         return params, {}
 
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key, training
-        _expect_features(x)
-        kernel = params["kernel"]
-        if x.shape[-1] != kernel.shape[0]:
-            checks.fail(
-                "dense",
-                f"{kernel.shape[0]} input features, as its kernel {tuple(kernel.shape)} has",
-                f"{x.shape[-1]} in an input of shape {tuple(x.shape)}",
-                "pass inputs of the shape that init was given, or init again",
-            )
-        y = primitives.matmul(x, kernel.astype(x.dtype))
-        return (y + primitives.along_last(params["bias"].astype(x.dtype), y.ndim) if bias else y), state
+        found, kernel = summed(x), params["kernel"]
+        sizes = tuple(x.shape[a] for a in found)
+        if kernel.shape != (*sizes, *shape):
+            _fail_features("dense", kernel, sizes, x)
+        kernel = kernel.astype(x.dtype)
+        if not plain:
+            kept = [a for a in range(x.ndim) if a not in found]
+            x = x.transpose(*kept, *found)
+            x = x.reshape(*x.shape[: len(kept)], math.prod(sizes))
+            kernel = kernel.reshape(math.prod(sizes), math.prod(shape))
+        y = primitives.matmul(x, kernel)
+        y = y if plain else y.reshape(*y.shape[:-1], *shape)
+        return (y + params["bias"].astype(x.dtype).reshape((1,) * (y.ndim - len(shape)) + shape) if bias else y), state
 
     return array_layer(init, apply, "dense")
 
 
-def embedding(count: int, features: int, *, embedding_init: Initializer = normal(1.0)) -> Layer:
+def _several(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, Sequence) else (value,)
+
+
+def _fail_features(kind: str, kernel: Any, sizes: tuple[int, ...], x: Any) -> NoReturn:
+    wanted = kernel.shape[: len(sizes)]
+    known = [str(s[0] if len(s) == 1 else s) for s in (wanted, sizes)]
+    checks.fail(
+        kind,
+        f"{known[0]} input features, as its kernel {tuple(kernel.shape)} has",
+        f"{known[1]} in an input of shape {tuple(x.shape)}",
+        "pass inputs of the shape that init was given, or init again",
+    )
+
+
+def embedding(count: int, features: int, *, readout: bool = False, embedding_init: Initializer = normal(1.0)) -> Layer:
     """A table of vectors, one for each of ``count`` symbols; the input says which.
 
-    Formula: ``y = embedding[x]``, the product of a one-hot vector and a matrix
+    Formula: ``y = embedding[x]``, the product of a one-hot vector and a matrix; with ``readout``, of a floating input
+    ``y = x @ embedding.T``, one score for each symbol.
 
-    Shapes: ``(batch, ...) -> (batch, ..., features)``
+    Shapes: ``(batch, ...) -> (batch, ..., features)``; reading out, ``(batch, ..., features) -> (batch, ..., count)``
 
     Params: ``embedding (count, features)``. State: none.
 
     Args:
         count: the number of symbols; inputs run from 0 to ``count - 1``.
         features: the number of output features.
+        readout: whether a floating input is read out: in a ``network`` that calls the layer at both ends, the two share
+            one table.
         embedding_init: from ``jax.nn.initializers``. The default gives features of variance one, as the layers after it
             expect.
 
@@ -116,14 +164,24 @@ def embedding(count: int, features: int, *, embedding_init: Initializer = normal
     count = checks.expect_count("embedding", "count", count)
     features = checks.expect_count("embedding", "features", features)
 
+    def reads_out(x: Any) -> bool:
+        if not readout or not jnp.issubdtype(x.dtype, jnp.floating):
+            _expect_integers(x)
+            return False
+        if not x.shape or x.shape[-1] != features:
+            got, fix = f"an input of shape {tuple(x.shape)}", "read out what has as many features as the table"
+            checks.fail("embedding", f"{features} features to read out", got, fix)
+        return True
+
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
-        _expect_integers(x)
-        return {"embedding": embedding_init(key, (count, features), jnp.float32)}, {}
+        dtype = param_dtype(x) if reads_out(x) else jnp.float32
+        return {"embedding": embedding_init(key, (count, features), dtype)}, {}
 
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key, training
-        _expect_integers(x)
         table = jnp.asarray(params["embedding"])
+        if reads_out(x):
+            return primitives.matmul(x, table.T.astype(x.dtype)), state
         if checks.is_concrete(x):
             _expect_rows(x, table.shape[0])
         return table.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False), state
@@ -148,6 +206,6 @@ def _expect_rows(x: Any, count: int) -> None:
         )
 
 
-def _expect_features(x: Any) -> None:
-    checks.expect_rank("dense", x, 1, "(batch, ..., features)", "pass an array with a last axis of features")
-    checks.expect_floating("dense", x)
+def _expect_features(x: Any, kind: str = "dense") -> None:
+    checks.expect_rank(kind, x, 1, "(batch, ..., features)", "pass an array with a last axis of features")
+    checks.expect_floating(kind, x)

@@ -1,6 +1,7 @@
-"""Layers that shift and scale their input to mean zero and variance one."""
+"""Layers that shift and scale their input to mean zero and variance one, or scale it to mean square one."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,22 +47,12 @@ def layer_norm(*, epsilon: Any = 1e-5, scale: bool = True, bias: bool = True) ->
     """
     checks.expect_between("layer_norm", "epsilon", epsilon, 0.0, float("inf"))
 
-    def init(key: Any, x: Any) -> tuple[Tree, Tree]:
-        del key
-        _expect_features("layer_norm", x)
-        return _affine(x, scale, bias), {}
-
-    def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
-        del key, training
-        _expect_features("layer_norm", x, params)
+    def normalised(params: Tree, x: Any) -> Any:
         # One batch axis: reductions and their gradients over a matrix are faster on CPU than over more axes.
         a = _widened(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
-        centered = a - jnp.mean(a, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(centered), axis=-1, keepdims=True)
-        y = _scaled(centered, jax.lax.rsqrt(variance + epsilon), params)
-        return y.astype(x.dtype).reshape(x.shape), state
+        return _scaled(*_centered(a, (-1,), epsilon), params)
 
-    return array_layer(init, apply, "layer_norm")
+    return _stateless("layer_norm", normalised, lambda x: None, scale, bias)
 
 
 def batch_norm(*, momentum: Any = 0.9, epsilon: Any = 1e-5, scale: bool = True, bias: bool = True) -> Layer:
@@ -138,6 +129,151 @@ def batch_norm(*, momentum: Any = 0.9, epsilon: Any = 1e-5, scale: bool = True, 
         return y.astype(x.dtype), state
 
     return array_layer(init, apply, "batch_norm")
+
+
+def rms_norm(*, epsilon: Any = 1e-6, scale: bool = True) -> Layer:
+    """Scales the features of each position by their own root mean square: ``layer_norm`` without the mean.
+
+    Formula: ``y = x / sqrt(mean(x^2) + epsilon) * scale``, the mean over the last axis
+
+    Shapes: ``(batch, ..., features) -> (batch, ..., features)``
+
+    Params: ``scale (features,)`` unless ``scale=False``. State: none.
+
+    Args:
+        epsilon: added to the mean square; may be a tracer. PyTorch takes 1.2e-7 in float32.
+        scale: whether each feature is scaled by a parameter that starts at one.
+
+    Raises:
+        TypeError: the input is not floating.
+        ValueError: the input has no axis, or other features than the params were made for.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from funcnn import layers
+        >>> print(layers.rms_norm(scale=False).apply({}, {}, jnp.array([[0.0, 0.0, 6.0, 0.0]]))[0].round(2))
+        [[0. 0. 2. 0.]]
+
+    Reference: Zhang and Sennrich, "Root mean square layer normalization", 2019.
+    """
+    checks.expect_between("rms_norm", "epsilon", epsilon, 0.0, float("inf"))
+
+    def normalised(params: Tree, x: Any) -> Any:
+        a = _widened(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
+        return _scaled(a, jax.lax.rsqrt(jnp.mean(jnp.square(a), axis=-1, keepdims=True) + epsilon), params)
+
+    return _stateless("rms_norm", normalised, lambda x: None, scale, False)
+
+
+def group_norm(groups: int, *, epsilon: Any = 1e-5, scale: bool = True, bias: bool = True) -> Layer:
+    """Normalises each example by the mean and variance of groups of neighbouring features, over all positions.
+
+    Formula: ``y = (x - mean(x)) / sqrt(var(x) + epsilon) * scale + bias``, mean and variance over the features of a
+    group and all axes between batch and features
+
+    Shapes: ``(batch, ..., features) -> (batch, ..., features)``
+
+    Params: ``scale (features,)`` unless ``scale=False``, ``bias (features,)`` unless ``bias=False``. State: none.
+
+    Args:
+        groups: how many; they must divide the features.
+        epsilon: added to the variance; may be a tracer.
+        scale: whether each feature is scaled by a parameter that starts at one.
+        bias: whether a parameter that starts at zero is added to each feature.
+
+    Raises:
+        TypeError: the input is not floating, or ``groups`` is not a whole number.
+        ValueError: the input has fewer than two axes, features that ``groups`` do not divide, or others than at init.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from funcnn import layers
+        >>> x = jnp.array([[1.0, 3.0, 10.0, 30.0]])
+        >>> print(layers.group_norm(2, scale=False, bias=False).apply({}, {}, x)[0].round(2))
+        [[-1.  1. -1.  1.]]
+
+    Reference: Wu and He, "Group normalization", 2018.
+    """
+    groups = checks.expect_count("group_norm", "groups", groups)
+    checks.expect_between("group_norm", "epsilon", epsilon, 0.0, float("inf"))
+
+    def expect(x: Any) -> None:
+        checks.expect_rank("group_norm", x, 2, "(batch, ..., features)", "add a batch axis: x[None]")
+        if x.shape[-1] % groups:
+            got = f"{x.shape[-1]} in an input of shape {tuple(x.shape)}"
+            checks.fail("group_norm", f"features that {groups} groups divide", got, "choose groups that divide them")
+
+    return _stateless("group_norm", lambda p, x: _by_groups(x, groups, epsilon, p), expect, scale, bias)
+
+
+def instance_norm(*, epsilon: Any = 1e-5, scale: bool = True, bias: bool = True) -> Layer:
+    """Normalises each feature of each example by its own mean and variance over all positions.
+
+    Formula: as ``group_norm`` with a group for each feature; there are no running averages, training or not.
+
+    Shapes: ``(batch, *spatial, features) -> (batch, *spatial, features)`` for any number of spatial axes.
+
+    Params: ``scale (features,)`` unless ``scale=False``, ``bias (features,)`` unless ``bias=False``. State: none.
+
+    Args:
+        epsilon: added to the variance; may be a tracer.
+        scale: whether each feature is scaled by a parameter that starts at one. In PyTorch it is not, by default.
+        bias: whether a parameter that starts at zero is added to each feature. Likewise.
+
+    Raises:
+        TypeError: the input is not floating.
+        ValueError: the input has one position only, where the variance would be zero, or other features than at init.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from funcnn import layers
+        >>> x = jnp.array([[[1.0, 10.0], [3.0, 30.0]]])
+        >>> print(layers.instance_norm(scale=False, bias=False).apply({}, {}, x)[0].round(2))
+        [[[-1. -1.]
+          [ 1.  1.]]]
+
+    Reference: Ulyanov, Vedaldi and Lempitsky, "Instance normalization", 2016.
+    """
+    checks.expect_between("instance_norm", "epsilon", epsilon, 0.0, float("inf"))
+
+    def expect(x: Any) -> None:
+        if math.prod(x.shape[1:-1]) == 1:
+            fix = "a single one has no variance; normalise over the features with layer_norm"
+            expected = "(batch, *spatial, features) with at least 2 positions"
+            checks.fail("instance_norm", expected, f"shape {tuple(x.shape)}", fix)
+
+    return _stateless("instance_norm", lambda p, x: _by_groups(x, x.shape[-1], epsilon, p), expect, scale, bias)
+
+
+def _stateless(
+    kind: str, normalised: Callable[[Tree, Any], Any], expect: Callable[[Any], None], scale: bool, bias: bool
+) -> Layer:
+    def init(key: Any, x: Any) -> tuple[Tree, Tree]:
+        del key
+        _expect_features(kind, x)
+        expect(x)
+        return _affine(x, scale, bias), {}
+
+    def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
+        del key, training
+        _expect_features(kind, x, params)
+        expect(x)
+        return normalised(params, x).astype(x.dtype).reshape(x.shape), state
+
+    return array_layer(init, apply, kind)
+
+
+def _centered(a: Any, axes: tuple[int, ...], epsilon: Any) -> tuple[Any, Any]:
+    centered = a - jnp.mean(a, axes, keepdims=True)
+    return centered, jax.lax.rsqrt(jnp.mean(jnp.square(centered), axes, keepdims=True) + epsilon)
+
+
+def _by_groups(x: Any, groups: int, epsilon: Any, params: Tree) -> Any:
+    batch, positions, features = x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1]
+    a = _widened(x).reshape(batch, positions, groups, features // groups)
+    centered, factor = _centered(a, (1, 3), epsilon)
+    factor = jnp.broadcast_to(factor, (batch, 1, groups, features // groups))
+    return _scaled(centered.reshape(batch, positions, features), factor.reshape(batch, 1, features), params)
 
 
 def _affine(x: Any, scale: bool, bias: bool) -> Tree:

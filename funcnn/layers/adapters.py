@@ -1,0 +1,255 @@
+"""Weights made of other weights: low-rank updates, and norms of the weights themselves."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import he_uniform
+
+from funcnn import checks, trees
+from funcnn.core import Layer, Tree, child_key, expect_key, expect_layer
+from funcnn.layers.transforms import reparametrized
+
+Initializer = Callable[..., Any]
+
+
+def lora(layer: Layer, rank: int, *, where: str = "**/kernel", a_init: Initializer = he_uniform()) -> Layer:
+    """The layer with a low-rank update beside some of its weights: what is there stays, and little has to be trained.
+
+    Formula: ``kernel + a @ b`` in the place of each ``kernel``; ``b`` starts at zero, so the layer starts as it was.
+
+    Shapes: those of the layer.
+
+    Params: the layer's own under ``base``; under ``lora``, for each weight ``(..., n, features)`` that ``where`` names,
+    ``a (..., n, rank)`` and ``b (rank, features)`` under its path. State: the layer's.
+
+    Args:
+        layer: any layer, or a whole model.
+        rank: of the update.
+        where: a pattern over the paths of the layer's params.
+        a_init: from ``jax.nn.initializers``.
+
+    Raises:
+        TypeError: ``layer`` is not a layer, or ``rank`` not a whole number.
+        ValueError: the pattern matches nothing, or a weight that is not a matrix.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from funcnn import layers, training, trees
+        >>> model = layers.serial(layers.dense(64), layers.relu, layers.dense(2))
+        >>> trained, state = model.init(jax.random.key(0), jnp.ones((5, 32)))
+        >>> adapted = layers.lora(model, rank=2)
+        >>> params, _ = adapted.init(jax.random.key(1), jnp.ones((5, 32)))
+        >>> params = params | {"base": trained}
+        >>> optimizer = training.freeze(optax.adam(1e-3), "base/**")
+        >>> trees.count(params["base"]), trees.count(params["lora"])
+        (2242, 324)
+        >>> plain = layers.merged(params)
+        >>> bool((plain["dense_0"]["kernel"] == trained["dense_0"]["kernel"]).all())
+        True
+
+    Notes:
+        1. There is no ``alpha``: with an optimizer that scales its steps, as Adam does, it is another name for the
+           learning rate.
+        2. Params that are stacked have an axis more, which is taken for one of the weight: write
+           ``repeat(lora(layer, rank), n)``, not ``lora(repeat(layer, n), rank)``.
+
+    Reference: Hu et al., "LoRA: low-rank adaptation of large language models", 2021.
+    """
+    expect_layer("lora", layer)
+    rank = checks.expect_count("lora", "rank", rank)
+    trees.expect_patterns("lora", (where,))
+    inner = reparametrized(layer, merged)
+
+    def init(key: Any, x: Any) -> tuple[Tree, Tree]:
+        base, state = layer.init(key, x)
+        updates: dict[str, Any] = {}
+        for path, weight in trees.select(base, where, where="lora").items():
+            if weight.ndim < 2:
+                got = f"shape {weight.shape} at {path!r}"
+                checks.fail("lora", "weights with at least 2 axes", got, "narrow the pattern: where='**/kernel'")
+            a = a_init(child_key(child_key(key, "lora"), path), (*weight.shape[:-1], rank), weight.dtype)
+            updates[f"{path}/a"] = a
+            updates[f"{path}/b"] = jnp.zeros((rank, weight.shape[-1]), weight.dtype)
+        return {"base": base, "lora": trees.nested(updates)}, state
+
+    return layer._replace(init=init, apply=inner.apply)
+
+
+def merged(params: Tree) -> Tree:
+    """The plain params of a model from those with low-rank updates, wherever in the tree ``lora`` was.
+
+    Formula: ``kernel + a @ b`` for each ``kernel`` that has them
+
+    Args:
+        params: nested dicts.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from funcnn import layers
+        >>> update = {"a": jnp.ones((3, 1)), "b": jnp.ones((1, 2))}
+        >>> print(layers.merged({"base": {"kernel": jnp.zeros((3, 2))}, "lora": {"kernel": update}}))
+        {'kernel': Array([[1., 1.],
+               [1., 1.],
+               [1., 1.]], dtype=float32)}
+    """
+    if not isinstance(params, dict):
+        return params
+    if set(params) != {"base", "lora"}:
+        return {name: merged(entry) for name, entry in params.items()}
+    updates = trees.select(params["lora"], "**")
+
+    def plain(path: Any, weight: Any) -> Any:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if f"{name}/a" not in updates:
+            return weight
+        return weight + jnp.matmul(updates[f"{name}/a"], updates[f"{name}/b"])
+
+    return jax.tree_util.tree_map_with_path(plain, merged(params["base"]))
+
+
+def weight_norm(layer: Layer, *, where: str = "**/kernel") -> Layer:
+    """The layer with some weights split into a direction and a length, which are trained apart.
+
+    Formula: ``kernel = scale * direction / |direction|``, with one length for each output feature
+
+    Shapes: those of the layer.
+
+    Params: the layer's; in the place of each ``kernel (..., features)`` that ``where`` names, ``direction (...,
+    features)`` and ``scale (features,)``, which start so that nothing changes. State: the layer's.
+
+    Args:
+        layer: any layer, or a whole model.
+        where: a pattern over the paths of the layer's params.
+
+    Raises:
+        TypeError: ``layer`` is not a layer.
+        ValueError: the pattern matches nothing.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from funcnn import layers
+        >>> layer = layers.weight_norm(layers.dense(4))
+        >>> params, state = layer.init(jax.random.key(0), jnp.ones((5, 3)))
+        >>> jax.tree.map(jnp.shape, params)
+        {'bias': (4,), 'kernel': {'direction': (3, 4), 'scale': (4,)}}
+
+    Reference: Salimans and Kingma, "Weight normalization", 2016.
+    """
+    expect_layer("weight_norm", layer)
+    trees.expect_patterns("weight_norm", (where,))
+
+    def split(params: Tree) -> Tree:
+        leaves = trees.select(params, "**")
+        for path, weight in trees.select(params, where, where="weight_norm").items():
+            del leaves[path]
+            leaves |= {f"{path}/direction": weight, f"{path}/scale": _length(weight).reshape(-1)}
+        return trees.nested(leaves)
+
+    def whole(params: Tree) -> Tree:
+        if not isinstance(params, dict):
+            return params
+        if set(params) != {"direction", "scale"}:
+            return {name: whole(entry) for name, entry in params.items()}
+        direction = params["direction"]
+        return direction * (params["scale"].reshape((1,) * (direction.ndim - 1) + (-1,)) / _length(direction))
+
+    return reparametrized(layer, whole, start=split)
+
+
+def _length(weight: Any) -> Any:
+    """The norm over all axes but the last, which stay as axes of one."""
+    return jnp.sqrt(jnp.sum(jnp.square(weight), axis=tuple(range(weight.ndim - 1)), keepdims=True))
+
+
+_SPECTRAL = "spectral_norm"
+
+
+def spectral_norm(layer: Layer, *, where: str = "**/kernel", iterations: int = 1, epsilon: Any = 1e-12) -> Layer:
+    """The layer with some weights divided by their largest singular value, so that none stretches its input.
+
+    Formula: ``kernel / sigma``, ``sigma = u W v`` for ``W = kernel`` as a matrix with one row for each output feature,
+    with ``u`` and ``v`` from power iteration: ``v = W^T u / |W^T u|``, ``u = W v / |W v|``
+
+    Shapes: those of the layer.
+
+    Params: the layer's. State: the layer's, and under ``spectral_norm``, for each weight that ``where`` names, ``u``
+    and ``v`` under its path; a step of training goes on with them.
+
+    Args:
+        layer: any layer, or a whole model.
+        where: a pattern over the paths of the layer's params.
+        iterations: how many of them a step of training makes; at the beginning there are 15.
+        epsilon: the least length that is divided by.
+
+    Raises:
+        TypeError: ``layer`` is not a layer, or ``iterations`` not a whole number.
+        ValueError: the pattern matches nothing.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from funcnn import layers
+        >>> layer = layers.spectral_norm(layers.dense(3, bias=False))
+        >>> params, state = layer.init(jax.random.key(0), jnp.eye(3))
+        >>> for _ in range(50):
+        ...     weight, state = layer.apply(params, state, jnp.eye(3), training=True)
+        >>> print(jnp.linalg.svd(weight)[1][0].round(3))
+        1.0
+
+    Reference: Miyato, Kataoka, Koyama and Yoshida, "Spectral normalization for generative adversarial networks", 2018.
+    """
+    expect_layer("spectral_norm", layer)
+    iterations = checks.expect_count("spectral_norm", "iterations", iterations)
+    trees.expect_patterns("spectral_norm", (where,))
+
+    def turned(weight: Any, vectors: Any, times: int) -> dict[str, Any]:
+        matrix, u, v = _as_matrix(weight), vectors["u"], vectors["v"]
+        for _ in range(times):
+            v = _unit(matrix.T @ u, epsilon)
+            u = _unit(matrix @ v, epsilon)
+        return {"u": u, "v": v}
+
+    def init(key: Any, x: Any) -> tuple[Tree, Tree]:
+        expect_key("spectral_norm.init", key)
+        params, state = layer.init(key, x)
+        found: dict[str, Any] = {}
+        for path, weight in trees.select(params, where, where="spectral_norm").items():
+            rows = weight.size // weight.shape[-1]
+            u = jax.random.normal(child_key(child_key(key, _SPECTRAL), path), weight.shape[-1:], weight.dtype)
+            start = {"u": _unit(u, epsilon), "v": jnp.zeros((rows,), weight.dtype)}
+            found[path] = turned(weight, start, 15)
+        return params, {**state, _SPECTRAL: trees.nested(found)}
+
+    def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
+        inner = {name: entry for name, entry in state.items() if name != _SPECTRAL}
+        weights = trees.select(params, where, where="spectral_norm")
+        found: dict[str, Any] = {}
+        for path, weight in weights.items():
+            vectors = {name: trees.select(state[_SPECTRAL], f"{path}/{name}")[f"{path}/{name}"] for name in ("u", "v")}
+            if training:
+                # What the vectors are does not depend on the weight, as in the paper: its gradient is that of u W v.
+                vectors = jax.lax.stop_gradient(turned(weight, vectors, iterations))
+            found[path] = vectors
+        divided = trees.replace(params, {path: _divided(found[path]) for path in weights})
+        y, inner = layer.apply(divided, inner, x, key=key, training=training)
+        return y, {**inner, _SPECTRAL: trees.nested(found)}
+
+    return layer._replace(init=init, apply=apply)
+
+
+def _divided(vectors: Any) -> Callable[[Any], Any]:
+    def divided(weight: Any) -> Any:
+        return weight / (jnp.asarray(vectors["u"]) @ (_as_matrix(weight) @ jnp.asarray(vectors["v"])))
+
+    return divided
+
+
+def _as_matrix(weight: Any) -> Any:
+    """One row for each output feature."""
+    return jnp.asarray(weight).reshape(-1, weight.shape[-1]).T
+
+
+def _unit(vector: Any, epsilon: Any) -> Any:
+    length = jnp.sqrt(jnp.sum(jnp.square(vector)))
+    return vector / jnp.maximum(length, epsilon)

@@ -1,0 +1,298 @@
+"""Attention: every position takes a weighted mean over others, and the weights are computed from what is there."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import glorot_uniform, zeros
+
+from funcnn import checks, primitives
+from funcnn.core import Layer, Tree, child_key, expect_key, features, param_dtype, shown, spec, with_features
+
+Initializer = Callable[..., Any]
+
+
+class _Options(NamedTuple):
+    heads: int
+    groups: int  # heads that keys and values have
+    width: int | None  # features of a head, where they are given
+    cross: bool
+    causal: bool
+    rotary_base: Any  # None without
+    length: int | None  # of the cache
+    bias: bool
+    kernel_init: Initializer
+    bias_init: Initializer
+
+    def width_of(self, n: int) -> int:
+        """The features of a head, for an input of ``n`` features."""
+        if self.width is None and n % self.heads:
+            fix = "choose another number, or give head_features"
+            checks.fail("attention", f"features that {self.heads} heads divide", str(n), fix)
+        each = n // self.heads if self.width is None else self.width
+        if self.rotary_base is not None and each % 2:
+            checks.fail("attention", "an even number of head_features, to turn halves", str(each), "choose another")
+        return each
+
+
+def attention(
+    heads: int,
+    *,
+    head_features: int | None = None,
+    key_value_heads: int | None = None,
+    cross: bool = False,
+    causal: bool = False,
+    rotary: bool = False,
+    rotary_base: float = 10000.0,
+    cache: int | None = None,
+    bias: bool = True,
+    kernel_init: Initializer = glorot_uniform(),
+    bias_init: Initializer = zeros,
+) -> Layer:
+    """Multi-head attention: of a sequence to itself, or to another one that comes beside it as ``"context"``.
+
+    Formula: ``y = concatenate over heads of (softmax(q k^T / sqrt(head_features)) v) @ output``, with
+    ``q = x @ query``, ``k = context @ key`` and ``v = context @ value``; ``context`` is ``x`` unless ``cross=True``.
+
+    Shapes: ``(batch, time, n) -> (batch, time, n)``; a context is ``(batch, keys, m)``, otherwise ``keys = time``.
+
+    Side inputs: of a dict, next to the sequence under ``"x"``: ``"mask"``, booleans for what may be
+    looked at, ``(batch, keys)``, ``(batch, time, keys)`` or ``(batch, heads or 1, time, keys)``; or ``"lengths"``,
+    whole numbers ``(batch,)``, of what is looked at; ``"positions"``, whole numbers ``(batch, time)``, for ``rotary``.
+    With ``cross=True`` in their place ``"context"``, which has to be there, ``"context_mask"`` and
+    ``"context_lengths"``. All are handed on. Where everything is masked, what comes out of the heads is zero.
+
+    Params: ``query``, ``key``, ``value`` and ``output``, each with a ``kernel`` and, unless ``bias=False``, a ``bias``.
+    State: none; with ``cache``: ``key`` and ``value (batch, cache, key_value_heads, head_features)``, ``index``.
+
+    Args:
+        heads: the number of heads.
+        head_features: the features of each; ``n / heads`` otherwise.
+        key_value_heads: heads of keys and values, each for several heads of queries; as many otherwise.
+        cross: whether keys and values come from ``"context"``.
+        causal: whether a position sees only itself and what came before.
+        rotary: whether queries and keys are turned by their position, half against half, which makes the weights a
+            function of distance.
+        rotary_base: of the wave lengths.
+        cache: the longest sequence, for generation: while not training, keys and values are kept in the state, and what
+            comes in goes on from there. Needs ``causal``. Beyond that length the output is NaN.
+        bias: whether the four maps have one.
+        kernel_init: from ``jax.nn.initializers``.
+        bias_init: likewise.
+
+    Raises:
+        TypeError: the input is not floating, or a mask not boolean.
+        ValueError: heads that do not divide, axes or masks of another shape than they should have.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from funcnn import layers
+        >>> layer, x = layers.attention(4, causal=True), jnp.ones((2, 6, 8))
+        >>> params, state = layer.init(jax.random.key(0), x)
+        >>> params["query"]["kernel"].shape, layer.apply(params, state, x)[0].shape
+        ((8, 8), (2, 6, 8))
+        >>> masked = {"x": x, "lengths": jnp.array([6, 3])}
+        >>> layer.apply(params, state, masked)[0]["x"].shape
+        (2, 6, 8)
+
+    Notes:
+        1. Softmax is computed in float32 whatever the dtype (``jax.nn.dot_product_attention``).
+        2. There is no dropout on the weights: put ``dropout`` behind the layer.
+
+    Reference: Vaswani et al., "Attention is all you need", 2017; Ainslie et al., "GQA", 2023; Su et al., "RoFormer",
+    2021.
+    """
+    heads = checks.expect_count("attention", "heads", heads)
+    groups = heads if key_value_heads is None else checks.expect_count("attention", "key_value_heads", key_value_heads)
+    if heads % groups:
+        checks.fail("attention", f"key_value_heads that divide {heads} heads", str(groups), "choose a divisor")
+    width = None if head_features is None else checks.expect_count("attention", "head_features", head_features)
+    length = None if cache is None else checks.expect_count("attention", "cache", cache)
+    if cross and (causal or rotary):
+        fix = "the two sequences have no common order: leave causal and rotary out"
+        checks.fail("attention", "cross=True without causal and rotary", "both", fix)
+    if length and not causal:
+        checks.fail("attention", "causal=True with a cache", "causal=False", "what came first cannot see what comes")
+    base = rotary_base if rotary else None
+    options = _Options(heads, groups, width, cross, causal, base, length, bias, kernel_init, bias_init)
+
+    def init(key: Any, x: Any) -> tuple[Tree, Tree]:
+        expect_key("attention.init", key)
+        return _started(options, key, spec(x))
+
+    def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
+        del key
+        return _applied(options, params, state, jax.tree.map(jnp.asarray, x), training)
+
+    return Layer(init, apply, "attention")
+
+
+def _started(options: _Options, key: Any, x: Any) -> tuple[Tree, Tree]:
+    a, context = _sequences(x, options.cross)
+    n, m, width, dtype = a.shape[-1], context.shape[-1], options.width_of(a.shape[-1]), param_dtype(a)
+    inner, outer = options.heads * width, options.groups * width
+    params: dict[str, Any] = {}
+    for name, shape in {"query": (n, inner), "key": (m, outer), "value": (m, outer), "output": (inner, n)}.items():
+        own = child_key(key, name)
+        params[name] = {"kernel": options.kernel_init(jax.random.fold_in(own, 0), shape, dtype)}
+        if options.bias:
+            params[name]["bias"] = options.bias_init(jax.random.fold_in(own, 1), shape[-1:], dtype)
+    if options.length is None:
+        return params, {}
+    kept = jnp.zeros((a.shape[0], options.length, options.groups, width), a.dtype)
+    return params, {"key": kept, "value": kept, "index": jnp.zeros((), jnp.int32)}
+
+
+def _applied(options: _Options, params: Tree, state: Tree, x: Any, training: bool) -> tuple[Any, Tree]:
+    a, context = _sequences(x, options.cross)
+    width = options.width_of(a.shape[-1])
+
+    def heads_of(name: str, of: Any, count: int) -> Any:
+        return _mapped(params, of, name).reshape(*of.shape[:2], count, width)
+
+    q = heads_of("query", a, options.heads)
+    k, v = (heads_of(name, context, options.groups) for name in ("key", "value"))
+    mask = _mask(x, a, context, options)
+    cached = options.length is not None and not training
+    start = state["index"] if cached else 0
+    if options.rotary_base is not None:
+        positions = _positions(x, a, start)
+        q, k = _rotated(q, positions, options.rotary_base), _rotated(k, positions, options.rotary_base)
+    if cached:
+        if mask is not None:
+            fix = "generate without: sequences of one length, from their first position on"
+            checks.fail("attention", "no mask or lengths with a cache", "one", fix)
+        state = _kept(state, k, v)
+        k, v = state["key"].astype(a.dtype), state["value"].astype(a.dtype)
+    if options.causal:
+        before = jnp.arange(k.shape[1])[None, :] <= start + jnp.arange(a.shape[1])[:, None]
+        mask = before[None, None] if mask is None else mask & before[None, None]
+    y = _attended(q, k, v, mask)
+    y = _mapped(params, y.reshape(*a.shape[:2], options.heads * width), "output")
+    if cached:
+        y = jnp.where(state["index"] > options.length, jnp.nan, y)
+    return with_features(x, y), state
+
+
+def _attended(q: Any, k: Any, v: Any, mask: Any) -> Any:
+    """``jax.nn.dot_product_attention``, with zeros where the mask hides everything, and for no keys at all."""
+    if 0 in (q.shape[1], k.shape[1]):
+        return jnp.zeros(q.shape, q.dtype)
+    attend = _in_float64 if q.dtype == jnp.float64 else jax.nn.dot_product_attention
+    if mask is None:
+        return attend(q, k, v)
+    mask = jnp.broadcast_to(mask, (q.shape[0], mask.shape[1], q.shape[1], k.shape[1]))
+    seen = jnp.any(mask, axis=-1)
+    y = attend(q, k, v, mask=mask)
+    return jnp.where(jnp.moveaxis(seen, 1, 2)[..., None], y, jnp.zeros((), y.dtype))
+
+
+def _in_float64(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
+    """The formula itself: ``jax.nn.dot_product_attention`` has float32 inside, and float64 is asked for its digits."""
+    k, v = (jnp.repeat(a, q.shape[2] // a.shape[2], axis=2) for a in (k, v))
+    scores = jnp.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    return jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(scores), v)
+
+
+def _rotated(x: Any, positions: Any, base: Any) -> Any:
+    """``x (batch, time, heads, features)``, its halves turned against each other by angles that grow with position."""
+    half = x.shape[-1] // 2
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    frequency = base ** (-jnp.arange(half, dtype=dtype) / half)
+    angle = positions.astype(dtype)[:, :, None, None] * frequency[None, None, None]
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    first, second = (part.astype(dtype) for part in jnp.split(x, 2, axis=-1))
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def _mapped(params: Tree, x: Any, name: str) -> Any:
+    if name not in params:
+        fix = "pass what init of this very model returned"
+        checks.fail("attention", f"{name!r} among the params", str(sorted(params)), fix)
+    params = params[name]
+    kernel = params["kernel"].astype(x.dtype)
+    if x.shape[-1] != kernel.shape[0]:
+        checks.fail(
+            "attention",
+            f"{kernel.shape[0]} features for {name}, as its kernel {tuple(kernel.shape)} has",
+            f"{x.shape[-1]} in an input of shape {tuple(x.shape)}",
+            "pass inputs of the shape that init was given, or init again",
+        )
+    y = primitives.matmul(x, kernel)
+    return y + primitives.along_last(params["bias"].astype(x.dtype), y.ndim) if "bias" in params else y
+
+
+def _sequences(x: Any, cross: bool) -> tuple[Any, Any]:
+    """The sequence and what it looks at: the same array, or the context."""
+    a = features("attention", x)
+    if cross and not (isinstance(x, dict) and "context" in x):
+        got, fix = f"shape {shown(x)}", 'pass {"x": x, "context": context}'
+        checks.fail("attention", 'a dict with "x" and "context", for cross=True', got, fix)
+    context = x["context"] if cross else a
+    for name, each in (("x", a), ("context", context)):
+        if isinstance(each, (tuple, dict)) or len(each.shape) != 3:
+            fix = "reshape the input; of one example add a batch axis: x[None]"
+            checks.fail("attention", f"{name} as (batch, time, features)", f"shape {shown(each)}", fix)
+        checks.expect_floating("attention", each, "embed the tokens first")
+    if a.shape[0] != context.shape[0]:
+        got = f"{a.shape[0]} and {context.shape[0]}"
+        checks.fail(
+            "attention", "as many examples in x as in the context", got, "give each sequence a context of its own"
+        )
+    return a, context
+
+
+def _mask(x: Any, a: Any, context: Any, options: _Options) -> Any:
+    """What may be looked at, with four axes, ``(batch, heads or 1, time or 1, keys)``; ``None`` for everything."""
+    names = ("context_mask", "context_lengths") if options.cross else ("mask", "lengths")
+    given = {name: x[name] for name in names if isinstance(x, dict) and name in x}
+    if not given:
+        return None
+    if len(given) > 1:
+        checks.fail("attention", f"one of {list(names)}", "both", "leave one out")
+    (batch, time), keys = a.shape[:2], context.shape[1]
+    ((name, value),) = given.items()
+    value = jnp.asarray(value)
+    if name.endswith("lengths"):
+        if value.shape != (batch,) or not jnp.issubdtype(value.dtype, jnp.integer):
+            got = f"{value.dtype}{value.shape}"
+            checks.fail("attention", f"{name} as whole numbers ({batch},)", got, "give one length for each example")
+        return (jnp.arange(keys)[None] < value[:, None])[:, None, None]
+    if value.dtype != bool:
+        checks.fail("attention", f"{name} of booleans", str(value.dtype), "True for what may be looked at", TypeError)
+    shapes = [(batch, keys), (batch, time, keys), (batch, 1, time, keys), (batch, options.heads, time, keys)]
+    if value.shape not in shapes:
+        expected = ", ".join(map(str, dict.fromkeys(shapes)))
+        checks.fail("attention", f"{name} of one of the shapes {expected}", str(value.shape), "batch first, keys last")
+    return value.reshape({2: (batch, 1, 1, keys), 3: (batch, 1, time, keys)}.get(value.ndim, value.shape))
+
+
+def _positions(x: Any, a: Any, start: Any) -> Any:
+    batch, time = a.shape[:2]
+    if not isinstance(x, dict) or "positions" not in x:
+        return jnp.broadcast_to(start + jnp.arange(time)[None], (batch, time))
+    positions = jnp.asarray(x["positions"])
+    if positions.shape != (batch, time):
+        got = str(positions.shape)
+        checks.fail("attention", f"positions of shape {(batch, time)}", got, "give one for each element of x")
+    return positions
+
+
+def _kept(state: Tree, k: Any, v: Any) -> Tree:
+    """The state with keys and values written behind those that are there."""
+    if state["key"].shape[0] != k.shape[0]:
+        fix = "the cache is of the batch that init was given: init again with this one"
+        checks.fail("attention", f"{state['key'].shape[0]} examples, as the cache has", str(k.shape[0]), fix)
+    if state["key"].shape[1] < k.shape[1]:
+        fix = "make the cache as long as the sequence"
+        checks.fail("attention", f"at most {state['key'].shape[1]} positions, as the cache has", str(k.shape[1]), fix)
+    index, zero = state["index"], jnp.int32(0)
+    at = (zero, index, zero, zero)
+    return {
+        "key": jax.lax.dynamic_update_slice(state["key"], k.astype(state["key"].dtype), at),
+        "value": jax.lax.dynamic_update_slice(state["value"], v.astype(state["value"].dtype), at),
+        "index": index + k.shape[1],
+    }

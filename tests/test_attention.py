@@ -1,0 +1,342 @@
+"""Attention and positions against PyTorch and direct loops; masks, caches, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from funcnn import layers
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+
+
+def drawn(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def by_hand(params, x, context, heads, groups, mask=None, turn=lambda a: a):
+    """Attention as nested loops over examples, heads and positions, in float64; zeros where all is masked."""
+    params = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+    q, k, v = (
+        a.astype(np.float64) @ params[name]["kernel"] + params[name].get("bias", 0)
+        for name, a in (("query", x), ("key", context), ("value", context))
+    )
+    width = q.shape[-1] // heads
+    out = np.zeros(q.shape)
+    for b in range(len(x)):
+        for h in range(heads):
+            g = h // (heads // groups)
+            own, other = slice(h * width, (h + 1) * width), slice(g * width, (g + 1) * width)
+            queries, keys = turn(q[b, :, own]), turn(k[b, :, other])
+            for t in range(x.shape[1]):
+                seen = np.ones(context.shape[1], bool) if mask is None else mask[b, h, t]
+                if seen.any():
+                    scores = keys[seen] @ queries[t] / np.sqrt(width)
+                    weights = np.exp(scores - scores.max())
+                    out[b, t, own] = (weights / weights.sum()) @ v[b, seen, other]
+    return out @ params["output"]["kernel"] + params["output"].get("bias", 0)
+
+
+def turned(a):
+    """Rotary positions as complex numbers: the halves are real and imaginary parts."""
+    half = a.shape[-1] // 2
+    z = a[:, :half] + 1j * a[:, half:]
+    z = z * np.exp(1j * np.arange(len(a))[:, None] * 10000.0 ** (-np.arange(half) / half))
+    return np.concatenate([z.real, z.imag], -1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"heads": 4},
+        {"heads": 4, "key_value_heads": 2, "bias": False},
+        {"heads": 4, "key_value_heads": 1, "head_features": 6, "rotary": True},
+        {"heads": 2, "causal": True, "rotary": True},
+    ],
+)
+def test_self_attention_is_its_formula(options):
+    layer, x = layers.attention(**options), drawn(3, 7, 8)
+    params, state = layer.init(KEY, x)
+    params = jax.tree.map(lambda a: a + 0.1 * drawn(*a.shape), params)
+    heads, groups = options["heads"], options.get("key_value_heads", options["heads"])
+    mask = np.tril(np.ones((7, 7), bool)) if options.get("causal") else np.ones((7, 7), bool)
+    turn = turned if options.get("rotary") else lambda a: a
+    expected = by_hand(params, x, x, heads, groups, np.broadcast_to(mask, (3, heads, 7, 7)), turn)
+    np.testing.assert_allclose(layer.apply(params, state, x)[0], expected, rtol=1e-5, atol=1e-5)
+    half, _ = layer.apply(params, state, jnp.asarray(x, jnp.bfloat16))
+    np.testing.assert_allclose(half.astype(np.float32), expected, rtol=0.05, atol=0.05)
+
+
+MASKS = {
+    "mask of keys": (lambda m: {"mask": m[:, 0, 0]}, lambda m: np.broadcast_to(m[:, :1, :1], m.shape)),
+    "mask of pairs": (lambda m: {"mask": m[:, 0]}, lambda m: np.broadcast_to(m[:, :1], m.shape)),
+    "mask of heads": (lambda m: {"mask": m}, lambda m: m),
+    "lengths": (
+        lambda m: {"lengths": np.array([5, 2, 0])},
+        lambda m: np.broadcast_to((np.arange(5)[None] < np.array([[5], [2], [0]]))[:, None, None], m.shape),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("cross", [False, True])
+def test_masks_hide_what_they_say_and_leave_zeros_where_nothing_is_seen(name, cross):
+    layer, x = layers.attention(2, cross=cross), drawn(3, 4 if cross else 5, 8)
+    context = drawn(3, 5, 6) if cross else x
+    mask = RNG.uniform(size=(3, 2, x.shape[1], 5)) > 0.5
+    mask[1] = False  # hides everything
+    give, means = MASKS[name]
+    beside = {f"context_{k}" if cross else k: v for k, v in give(mask).items()} | (
+        {"context": context} if cross else {}
+    )
+    params, state = layer.init(KEY, {"x": x} | beside)
+    y, _ = layer.apply(params, state, {"x": x} | beside)
+    np.testing.assert_allclose(y["x"], by_hand(params, x, context, 2, 2, means(mask)), rtol=1e-5, atol=1e-5)
+    assert set(y) == {"x", *beside}
+
+    def total(x):
+        return jnp.sum(layer.apply(params, state, {"x": x} | beside)[0]["x"] ** 2)
+
+    assert np.isfinite(jax.jvp(jax.grad(total), (jnp.asarray(x),), (jnp.asarray(x),))[1]).all()
+
+
+def test_what_is_masked_has_no_influence():
+    layer, x = layers.attention(2), drawn(2, 6, 4)
+    params, state = layer.init(KEY, x)
+    other = x.copy()
+    other[:, 4:] = 100
+    short, changed = ({"x": a, "lengths": np.array([4, 4])} for a in (x, other))
+    a, b = (layer.apply(params, state, given)[0]["x"][:, :4] for given in (short, changed))
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(a, layer.apply(params, state, x[:, :4])[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_attention_and_its_gradients_are_pytorchs(torch, cross):
+    x, context = drawn(3, 5, 8), drawn(3, 4, 8)
+    layer = layers.attention(2, cross=cross)
+    given = {"x": x, "context": context} if cross else x
+    params, state = layer.init(KEY, given)
+    params = jax.tree.map(lambda a: a + 0.1 * drawn(*a.shape), params)
+    twin = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    with torch.no_grad():
+        for i, name in enumerate(("query", "key", "value")):
+            twin.in_proj_weight[8 * i : 8 * i + 8] = torch.tensor(np.array(params[name]["kernel"]).T)
+            twin.in_proj_bias[8 * i : 8 * i + 8] = torch.tensor(np.array(params[name]["bias"]))
+        twin.out_proj.weight.copy_(torch.tensor(np.array(params["output"]["kernel"]).T))
+        twin.out_proj.bias.copy_(torch.tensor(np.array(params["output"]["bias"])))
+    theirs_x = torch.tensor(x, requires_grad=True)
+    other = torch.tensor(context) if cross else theirs_x
+    theirs, _ = twin(theirs_x, other, other, need_weights=False)
+    (theirs**2).sum().backward()
+
+    def total(params, x):
+        y, _ = layer.apply(params, state, {"x": x, "context": context} if cross else x)
+        y = y["x"] if cross else y
+        return jnp.sum(y**2), y
+
+    (slope, x_slope), y = jax.grad(total, argnums=(0, 1), has_aux=True)(params, jnp.asarray(x))
+    np.testing.assert_allclose(y, theirs.detach().numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(x_slope, theirs_x.grad.numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(slope["value"]["kernel"], twin.in_proj_weight.grad[16:].T.numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(slope["query"]["kernel"], twin.in_proj_weight.grad[:8].T.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_rotary_weights_depend_on_distance_alone():
+    layer, x = layers.attention(1, rotary=True), drawn(1, 4, 8)
+    params, state = layer.init(KEY, x)
+    at = [{"x": x, "positions": np.arange(4)[None] + shift} for shift in (0, 17)]
+    first, shifted = (layer.apply(params, state, given)[0]["x"] for given in at)
+    np.testing.assert_allclose(first, shifted, rtol=1e-4, atol=1e-5)
+    stretched = layer.apply(params, state, {"x": x, "positions": 3 * np.arange(4)[None]})[0]["x"]
+    assert not np.allclose(first, stretched, atol=1e-3)
+
+
+def test_nothing_to_look_at_and_nothing_that_looks():
+    layer = layers.attention(2, cross=True)
+    params, state = layer.init(KEY, {"x": drawn(2, 3, 4), "context": drawn(2, 5, 4)})
+    y, _ = layer.apply(params, state, {"x": drawn(2, 3, 4), "context": drawn(2, 0, 4)})
+    np.testing.assert_array_equal(y["x"], np.zeros((2, 3, 4)))  # the bias of the output is zero
+    own = layers.attention(2)
+    params, state = own.init(KEY, drawn(2, 3, 4))
+    assert own.apply(params, state, drawn(2, 0, 4))[0].shape == (2, 0, 4)
+    assert own.apply(params, state, drawn(0, 3, 4))[0].shape == (0, 3, 4)
+
+
+# ---- generation ------------------------------------------------------------------------------------------------------
+
+
+def stacked(cache):
+    kept = 6 if cache else None
+    block = layers.residual(layers.layer_norm(), layers.attention(2, causal=True, rotary=True, cache=kept))
+    return layers.serial(layers.learned_positions(6, cache=cache), layers.repeat(block, 2))
+
+
+@pytest.mark.parametrize("pieces", [[1] * 6, [4, 2], [6], [1, 3, 2]])
+def test_decoding_with_the_cache_is_the_full_pass(pieces):
+    x = drawn(3, 6, 8)
+    params, _ = stacked(False).init(KEY, x)
+    same, state = stacked(True).init(KEY, x)
+    jax.tree.map(np.testing.assert_array_equal, params, same)
+    expected, _ = stacked(False).apply(params, {}, x)
+    found, begin = [], 0
+    for size in pieces:
+        y, state = stacked(True).apply(params, state, x[:, begin : begin + size])
+        found.append(y)
+        begin += size
+    np.testing.assert_allclose(jnp.concatenate(found, 1), expected, rtol=1e-5, atol=1e-5)
+    beyond, _ = stacked(True).apply(params, state, x[:, :1])
+    assert np.isnan(beyond).all()
+
+
+def test_generation_is_a_scan_and_compiles_once(compilations):
+    x = jnp.asarray(drawn(3, 6, 8))
+    model = stacked(True)
+    params, state = model.init(KEY, x)
+
+    @jax.jit
+    def decoded(params, state):
+        def step(state, a):
+            y, state = model.apply(params, state, a[:, None])
+            return state, y[:, 0]
+
+        return jax.lax.scan(step, state, jnp.moveaxis(x, 1, 0))[1]
+
+    expected, _ = stacked(False).apply(params, {}, x)
+    np.testing.assert_allclose(jnp.moveaxis(decoded(params, state), 0, 1), expected, rtol=1e-5, atol=1e-5)
+    step = jax.jit(model.apply)
+    step(params, state, x[:, :1])
+    before = len(compilations)
+    for _ in range(5):
+        _, state = step(params, state, x[:, :1])
+    assert len(compilations) == before
+
+
+def test_training_leaves_the_cache_alone():
+    x = drawn(3, 6, 8)
+    params, state = stacked(True).init(KEY, x)
+    y, new = stacked(True).apply(params, state, x, training=True)
+    np.testing.assert_allclose(y, stacked(False).apply(params, {}, x)[0], rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, new, state)
+
+
+# ---- positions -------------------------------------------------------------------------------------------------------
+
+
+def test_positions_are_their_formulas():
+    x = drawn(2, 5, 6)
+    t, i = np.arange(5)[:, None], np.arange(3)[None]
+    waves = np.concatenate([np.sin(t / 10000 ** (2 * i / 6)), np.cos(t / 10000 ** (2 * i / 6))], -1)
+    np.testing.assert_allclose(layers.sinusoidal_positions().apply({}, {}, x)[0], x + waves, rtol=1e-5, atol=1e-6)
+    layer = layers.learned_positions(9)
+    params, state = layer.init(KEY, x)
+    np.testing.assert_allclose(layer.apply(params, state, x)[0], x + np.asarray(params["embedding"])[:5], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: layers.sinusoidal_positions(cache=True), lambda: layers.learned_positions(6, cache=True)]
+)
+def test_positions_go_on_from_call_to_call(make):
+    layer, x = make(), drawn(2, 6, 4)
+    params, state = layer.init(KEY, x)
+    whole = layer.apply(params, state, x)[0]
+    first, middle = layer.apply(params, state, x[:, :4])
+    rest, _ = layer.apply(params, middle, x[:, 4:])
+    np.testing.assert_allclose(jnp.concatenate([first, rest], 1), whole, rtol=1e-6, atol=1e-6)
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+X = drawn(2, 5, 8)
+
+
+def applied(layer, given, at_init=X):
+    params, state = layer.init(KEY, at_init)
+    return layer.apply(params, state, given)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: layers.attention(3).init(KEY, X),
+            ValueError,
+            "attention: expected features that 3 heads divide",
+        ),
+        (lambda: layers.attention(4, key_value_heads=3), ValueError, "key_value_heads that divide 4 heads, got 3"),
+        (
+            lambda: layers.attention(2, head_features=3, rotary=True).init(KEY, X),
+            ValueError,
+            "an even number",
+        ),
+        (lambda: layers.attention(2, cache=8), ValueError, "causal=True with a cache"),
+        (lambda: layers.attention(2, cross=True, causal=True), ValueError, "cross=True without causal and rotary"),
+        (
+            lambda: layers.attention(2, cross=True).init(KEY, X),
+            ValueError,
+            'a dict with "x" and "context"',
+        ),
+        (
+            lambda: layers.attention(2).init(KEY, X[0]),
+            ValueError,
+            r"x as \(batch, time, features\), got shape",
+        ),
+        (
+            lambda: layers.attention(2).init(KEY, np.zeros((2, 5, 8), int)),
+            TypeError,
+            "embed the tokens",
+        ),
+        (lambda: applied(layers.attention(2), X[..., :6]), ValueError, "expected 8 features for query"),
+        (
+            lambda: applied(layers.attention(2), {"x": X, "mask": np.ones((2, 4), bool)}),
+            ValueError,
+            r"mask of one of the shapes \(2, 5\), \(2, 5, 5\), \(2, 1, 5, 5\), \(2, 2, 5, 5\), got \(2, 4\)",
+        ),
+        (
+            lambda: applied(layers.attention(2), {"x": X, "mask": np.ones((2, 5))}),
+            TypeError,
+            "mask of booleans",
+        ),
+        (
+            lambda: applied(layers.attention(2), {"x": X, "lengths": np.ones(3, int)}),
+            ValueError,
+            r"numbers \(2,\)",
+        ),
+        (lambda: applied(layers.attention(2), {"x": X, "lengths": np.ones(2)}), ValueError, "lengths as whole numbers"),
+        (
+            lambda: applied(layers.attention(2), {"x": X, "lengths": np.ones(2, int), "mask": np.ones((2, 5), bool)}),
+            ValueError,
+            r"one of \['mask', 'lengths'\], got both",
+        ),
+        (
+            lambda: applied(layers.attention(2, causal=True, cache=5), X[:1]),
+            ValueError,
+            "expected 2 examples, as the cache has, got 1",
+        ),
+        (
+            lambda: applied(layers.attention(2, causal=True, cache=4), X, X[:, :4]),
+            ValueError,
+            "at most 4 positions, as the cache has, got 5",
+        ),
+        (lambda: layers.attention(2).apply({}, {}, X), ValueError, "'query' among the params"),
+        (lambda: layers.learned_positions(4).init(KEY, X), ValueError, "at most 4 elements, got 5"),
+        (lambda: layers.sinusoidal_positions().init(KEY, X[..., :5]), ValueError, "an even number of features, got 5"),
+        (
+            lambda: layers.learned_positions(9).init(KEY, X[0]),
+            ValueError,
+            r"\(batch, time, features\), got",
+        ),
+    ],
+)
+def test_what_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_the_path_is_named():
+    model = layers.serial(layers.residual(layers.layer_norm(), layers.attention(2)))
+    params, state = model.init(KEY, X)
+    with pytest.raises(ValueError, match="mask of one of the shapes") as error:
+        jax.jit(model.apply)(params, state, {"x": X, "mask": np.ones((5, 5), bool)})
+    assert "residual_0 / attention_0: input {'mask': (5, 5), 'x': (2, 5, 8)}" in error.value.__notes__

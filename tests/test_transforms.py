@@ -1,0 +1,274 @@
+"""From layer to layer: other weights, another precision, less memory, nothing trained."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from funcnn import layers, losses, training, trees
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.normal(size=(5, 6)), jnp.float32)
+MODEL = layers.serial(layers.dense(8), layers.batch_norm(), layers.tanh, layers.dropout(0.3), layers.dense(3))
+
+
+def close(found, expected, rtol=1e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6), found, expected)
+
+
+# ---- reparametrized, with_initializers, remat ------------------------------------------------------------------------
+
+
+def test_a_layer_is_computed_with_a_function_of_its_params_and_trained_through_it():
+    layer = layers.reparametrized(layers.dense(3), lambda p: trees.replace(p, {"kernel": jnp.exp}))
+    params, state = layer.init(KEY, X)
+    y, _ = layer.apply(params, state, X)
+    close(y, X @ jnp.exp(params["kernel"]) + params["bias"][None])
+    slope = jax.grad(lambda p: layer.apply(p, state, X)[0].sum())(params)
+    close(slope["kernel"], X.sum(0)[:, None] * jnp.exp(params["kernel"]))
+
+
+def test_what_is_kept_may_be_another_tree():
+    layer = layers.reparametrized(
+        layers.dense(3, bias=False),
+        lambda p: {"kernel": p["left"] @ p["right"]},
+        start=lambda p: {"left": p["kernel"][:, :2], "right": jnp.ones((2, 3))},
+    )
+    params, state = layer.init(KEY, X)
+    assert trees.paths(params) == ["left", "right"]
+    close(layer.apply(params, state, X)[0], X @ (params["left"] @ params["right"]))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: layers.reparametrized(layers.dense, jnp.sin), TypeError, "got the factory dense; call it"),
+        (lambda: layers.reparametrized(layers.dense(3), layers.relu), TypeError, "expected f as a function, got Layer"),
+        (
+            lambda: layers.reparametrized(layers.dense(3), lambda p: {"kernel": p["kernel"]}).init(KEY, X),
+            ValueError,
+            r"reparametrized: expected \(3,\) at 'bias', got nothing; give params",
+        ),
+        (
+            lambda: layers.reparametrized(layers.dense(3), lambda p: jax.tree.map(lambda a: a.T, p)).init(KEY, X),
+            ValueError,
+            r"expected \(6, 3\) at 'kernel', got \(3, 6\)",
+        ),
+        (
+            lambda: layers.with_initializers(layers.dense(3), {"kernels": jax.nn.initializers.ones}).init(KEY, X),
+            ValueError,
+            "with_initializers: expected a pattern that matches a path, got 'kernels'; the nearest are 'kernel'",
+        ),
+        (lambda: layers.with_initializers(layers.dense(3), {"kernel": 0.5}), TypeError, "an initializer for 'kernel'"),
+        (lambda: layers.mixed_precision(layers.relu, compute=jnp.int8), TypeError, "compute as a floating dtype"),
+        (lambda: layers.lora(MODEL, 0), ValueError, "rank of at least 1"),
+        (lambda: layers.lora(MODEL, 2, where="**/kernels").init(KEY, X), ValueError, r"lora: expected a pattern that"),
+        (lambda: layers.lora(MODEL, 2, where="**/bias").init(KEY, X), ValueError, r"at least 2 axes, got shape \(8,\)"),
+        (
+            lambda: layers.weight_norm(MODEL, where="a").init(KEY, X),
+            ValueError,
+            r"weight_norm: expected a pattern that",
+        ),
+        (lambda: layers.spectral_norm(MODEL, where="a").init(KEY, X), ValueError, r"spectral_norm: expected a pattern"),
+        (
+            lambda: layers.frozen(layers.dense(3), {"kernel": jnp.ones((7, 3)), "bias": jnp.ones(3)}).init(KEY, X),
+            ValueError,
+            r"frozen: expected \(6, 3\) at 'kernel', got \(7, 3\)",
+        ),
+    ],
+)
+def test_what_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_initializers_by_path():
+    rules = {"dense_0/kernel": jax.nn.initializers.ones, "**/kernel": jax.nn.initializers.orthogonal()}
+    model = layers.with_initializers(MODEL, rules)
+    params, state = model.init(KEY, X)
+    plain, plain_state = MODEL.init(KEY, X)
+    close(state, plain_state)
+    np.testing.assert_array_equal(params["dense_0"]["kernel"], 1)
+    kernel = params["dense_1"]["kernel"]
+    np.testing.assert_allclose(kernel.T @ kernel, np.eye(3), atol=1e-5)
+    close(params["batch_norm_0"], plain["batch_norm_0"])
+
+
+def test_remat_changes_no_value_and_keeps_less():
+    block = layers.serial(*[layer for _ in range(8) for layer in (layers.dense(64), layers.tanh)])
+    x = jnp.ones((512, 64))
+    params, state = block.init(KEY, x)
+
+    def slope(layer):
+        return jax.jit(jax.grad(lambda p, x: layer.apply(p, state, jnp.sin(x))[0].sum(), argnums=(0, 1)))
+
+    again = layers.remat(block)
+    close(slope(block)(params, x), slope(again)(params, x))
+    text = str(jax.make_jaxpr(slope(again))(params, x))
+    assert "remat" in text or "checkpoint" in text
+
+
+# ---- frozen ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_frozen_is_not_trained_and_not_even_there_for_the_optimizer():
+    trained, state = MODEL.init(jax.random.key(5), X)
+    state = jax.tree.map(lambda a: a + 0.5, state)
+    model = layers.serial(layers.frozen(MODEL, trained, state), layers.tanh, layers.dense(1))
+    line = training.supervised(model, losses.squared_error, optax.adamw(0.1, weight_decay=0.5))
+    data = X, jnp.ones((5, 1))
+    before = line.init(KEY, data)
+    assert trees.paths(before.params) == ["dense_0/bias", "dense_0/kernel"]
+    assert len(jax.tree.leaves(before.opt_state)) == 1 + 2 * 2
+    after = training.fit(line, data, key=KEY, epochs=5, state=before, progress=False).state
+    close(after.model_state, before.model_state, rtol=0)
+    close(after.model_state["serial_0"]["params"], trained, rtol=0)
+    assert not np.allclose(after.params["dense_0"]["kernel"], before.params["dense_0"]["kernel"])
+
+
+def test_what_is_frozen_computes_as_at_rest_and_lets_gradients_through():
+    frozen = layers.frozen(MODEL)
+    params, state = frozen.init(KEY, X)
+    assert params == {}
+    y, same = frozen.apply(params, state, X, key=KEY, training=True)
+    close(y, MODEL.apply(*MODEL.init(KEY, X), X)[0])
+    close(same, state, rtol=0)
+    assert jnp.abs(jax.grad(lambda x: frozen.apply(params, state, x)[0].sum())(X)).max() > 0
+    slope = jax.grad(lambda s: frozen.apply(params, s, X)[0].sum())(state)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(slope))
+
+
+# ---- mixed precision -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compute", [jnp.bfloat16, jnp.float16])
+def test_mixed_precision_computes_in_one_dtype_and_keeps_another(compute):
+    seen = []
+    spy = layers.function(lambda x: (seen.append(x.dtype), x)[1])
+    inside = layers.serial(layers.dense(8), spy, layers.batch_norm(), spy, layers.dense(3), spy)
+    model = layers.mixed_precision(inside, compute=compute)
+    params, state = model.init(KEY, X)
+    seen.clear()
+    (y, new), slope = (
+        model.apply(params, state, X, training=True),
+        jax.grad(lambda p: model.apply(p, state, X, training=True)[0].sum())(params),
+    )
+    assert set(seen) == {jnp.dtype(compute)}
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, state, new, y, slope))} == {jnp.dtype("float32")}
+    plain, _ = inside.apply(params, state, X, training=True)
+    np.testing.assert_allclose(y, plain, atol=0.05)
+    assert not np.array_equal(y, plain)
+
+
+def test_tokens_come_out_of_an_embedding_in_the_dtype_of_computation():
+    seen = []
+    spy = layers.function(lambda x: (seen.append(x.dtype), x)[1])
+    model = layers.mixed_precision(layers.serial(layers.embedding(5, 4), spy, layers.dense(2)))
+    params, state = model.init(KEY, jnp.zeros((2, 3), jnp.int32))
+    seen.clear()
+    y, _ = model.apply(params, state, jnp.zeros((2, 3), jnp.int32))
+    assert set(seen) == {jnp.dtype("bfloat16")}
+    assert y.dtype == jnp.float32
+    small = layers.mixed_precision(layers.dense(2), params=jnp.bfloat16, output=jnp.float16)
+    params, state = small.init(KEY, X)
+    assert params["kernel"].dtype == jnp.bfloat16
+    assert small.apply(params, state, X)[0].dtype == jnp.float16
+
+
+# ---- lora ------------------------------------------------------------------------------------------------------------
+
+
+def adapted(where="**/kernel"):
+    layer = layers.lora(MODEL, 2, where=where)
+    params, state = layer.init(KEY, X)
+    drawn = jax.tree.map(lambda a: jnp.asarray(RNG.normal(size=a.shape), a.dtype), params["lora"])
+    return layer, params, {"base": params["base"], "lora": drawn}, state
+
+
+def test_lora_starts_as_the_layer_was():
+    layer, params, _, state = adapted()
+    base, plain_state = MODEL.init(KEY, X)
+    close(params["base"], base, rtol=0)
+    close(layer.apply(params, state, X)[0], MODEL.apply(base, plain_state, X)[0], rtol=0)
+
+
+def test_a_low_rank_update_is_one_and_merging_it_changes_nothing():
+    layer, _, params, state = adapted()
+    y, _ = layer.apply(params, state, X)
+    plain = layers.merged(params)
+    close(y, MODEL.apply(plain, state, X)[0])
+    assert trees.paths(plain) == trees.paths(params["base"])
+    for name in ("dense_0", "dense_1"):
+        update = np.asarray(plain[name]["kernel"] - params["base"][name]["kernel"])
+        assert np.linalg.matrix_rank(update, tol=1e-4) == 2
+        np.testing.assert_allclose(plain[name]["bias"], params["base"][name]["bias"])
+
+
+def test_lora_of_some_weights_of_convolutions_and_inside_other_layers():
+    images = jnp.asarray(RNG.normal(size=(2, 5, 5, 3)), jnp.float32)
+    inside = layers.serial(layers.lora(layers.conv(4, 3), 2), layers.flatten, layers.dense(2))
+    params, state = inside.init(KEY, images)
+    assert params["conv_0"]["lora"]["kernel"]["a"].shape == (3, 3, 3, 2)
+    params = jax.tree.map(lambda a: a + 0.1, params)
+    plain = layers.merged(params)
+    model = layers.serial(layers.conv(4, 3), layers.flatten, layers.dense(2))
+    close(inside.apply(params, state, images)[0], model.apply(plain, state, images)[0], rtol=1e-4)
+    _, some, _, _ = adapted("dense_1/kernel")
+    assert trees.paths(some["lora"]) == ["dense_1/kernel/a", "dense_1/kernel/b"]
+
+
+# ---- norms of weights ------------------------------------------------------------------------------------------------
+
+
+def test_weight_norm_starts_as_the_layer_was_and_is_pytorchs(torch):
+    layer = layers.weight_norm(layers.dense(3))
+    params, state = layer.init(KEY, X)
+    close(layer.apply(params, state, X)[0], layers.dense(3).apply(layers.dense(3).init(KEY, X)[0], {}, X)[0])
+    params["kernel"]["scale"] = params["kernel"]["scale"] * jnp.array([0.5, 1.0, 2.0])
+    twin = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(6, 3))
+    with torch.no_grad():
+        twin.parametrizations.weight.original0.copy_(torch.tensor(np.array(params["kernel"]["scale"]))[:, None])
+        twin.parametrizations.weight.original1.copy_(torch.tensor(np.array(params["kernel"]["direction"]).T))
+        twin.bias.copy_(torch.tensor(np.array(params["bias"])))
+    theirs = twin(torch.tensor(np.array(X)))
+    close(layer.apply(params, state, X)[0], theirs.detach().numpy())
+    (theirs**2).sum().backward()
+    slope = jax.grad(lambda p: (layer.apply(p, state, X)[0] ** 2).sum())(params)
+    close(slope["kernel"]["scale"], twin.parametrizations.weight.original0.grad[:, 0].numpy(), rtol=1e-4)
+    close(slope["kernel"]["direction"], twin.parametrizations.weight.original1.grad.T.numpy(), rtol=1e-4)
+
+
+def test_spectral_norm_is_pytorchs(torch):
+    layer = layers.spectral_norm(layers.dense(3))
+    params, state = layer.init(KEY, X)
+    twin = torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(6, 3))
+    norm = twin.parametrizations.weight[0]
+    with torch.no_grad():
+        twin.parametrizations.weight.original.copy_(torch.tensor(np.array(params["kernel"]).T))
+        norm._u.copy_(torch.tensor(np.array(state["spectral_norm"]["kernel"]["u"])))
+        norm._v.copy_(torch.tensor(np.array(state["spectral_norm"]["kernel"]["v"])))
+        twin.bias.copy_(torch.tensor(np.array(params["bias"])))
+    x = torch.tensor(np.array(X))
+    for _ in range(3):
+        y, state = layer.apply(params, state, X, training=True)
+        close(y, twin(x).detach().numpy(), rtol=1e-4)
+    twin.eval()
+    (twin(x) ** 2).sum().backward()
+    slope = jax.grad(lambda p: (layer.apply(p, state, X)[0] ** 2).sum())(params)
+    close(slope["kernel"], twin.parametrizations.weight.original.grad.T.numpy(), rtol=1e-3)
+
+
+def test_spectral_norm_makes_the_largest_singular_value_one():
+    model = layers.spectral_norm(layers.serial(layers.conv(4, 3), layers.batch_norm()))
+    images = jnp.asarray(RNG.normal(size=(2, 5, 5, 3)), jnp.float32)
+    params, state = model.init(KEY, images)
+    for _ in range(60):
+        _, state = model.apply(params, state, images, training=True)
+    assert sorted(state) == ["batch_norm_0", "spectral_norm"]
+    u, v = (state["spectral_norm"]["conv_0"]["kernel"][name] for name in ("u", "v"))
+    sigma = u @ params["conv_0"]["kernel"].reshape(-1, 4).T @ v
+    np.testing.assert_allclose(
+        sigma, np.linalg.svd(np.asarray(params["conv_0"]["kernel"]).reshape(-1, 4))[1][0], rtol=1e-4
+    )
