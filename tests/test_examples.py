@@ -32,6 +32,10 @@ CLAIMS = {
         Claim(r"network:.*MAE ([\d.]+)", 35.0, 47.0),
     ],
     "digits.py": [Claim(r"(?i)test accuracy\D*([\d.]+)", 0.985, 1.0)],
+    "from_pytorch.py": [
+        Claim(r"^ResNet-18: .* of a logit ([\d.e+-]+)$", 0.0, 1e-4),
+        Claim(r"^GPT-2, small: .* of a logit ([\d.e+-]+)$", 0.0, 1e-4),
+    ],
     "heights.py": [
         Claim(r"right: (\d+) of 10\b", 10, 10),
         Claim(r"standardised: all ten on ([\d.]+)% of 1000 seeds", 94.0, 100.0),
@@ -57,7 +61,8 @@ CLAIMS = {
     ],
 }
 FIGURES = ("digits.py",)
-LONG = ("diabetes.py", "digits.py", "heights.py", "moons.py", "pinn.py")
+LONG = ("diabetes.py", "digits.py", "from_pytorch.py", "heights.py", "moons.py", "pinn.py")
+PARTS = ("pytorch_networks.py",)  # of other examples
 
 every_example = pytest.mark.parametrize("name", sorted(CLAIMS))
 every_run = pytest.mark.parametrize(
@@ -68,6 +73,8 @@ every_run = pytest.mark.parametrize(
 @functools.cache
 def executed(name):
     """What a run of the example gave, and the files that it left; run once, in an empty folder, warnings as errors."""
+    if "pytorch" in name:
+        pytest.importorskip("torch", reason="the oracles extra is not installed")
     settings = {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
     settings["JAX_NUMPY_RANK_PROMOTION"] = "raise"
     command = [sys.executable, "-W", "error", str(ROOT / "examples" / name)]
@@ -85,7 +92,7 @@ def executed(name):
 
 
 def test_every_example_has_its_claims():
-    assert sorted(path.name for path in (ROOT / "examples").glob("*.py")) == sorted(CLAIMS)
+    assert sorted(path.name for path in (ROOT / "examples").glob("*.py")) == sorted([*CLAIMS, *PARTS])
 
 
 @every_example

@@ -6,7 +6,8 @@ from funcnn.training.fitting import fit, steps
 from funcnn.training.objectives import Aux, Objective
 from funcnn.training.optimizers import freeze
 from funcnn.training.runs import Result, run
-from funcnn.training.trainers import Trainer, TrainState, supervised, trainer
+from funcnn.training.states import TrainState
+from funcnn.training.trainers import Trainer, supervised, trainer
 
 __all__ = [
     "Aux",

@@ -22,7 +22,8 @@ class Total(NamedTuple):
     """The total over a batch as a function of the params, and with its gradient."""
 
     value: Callable[[Tree, Tree, Any, Any], Any]  # (params, model_state, batch, key) -> total
-    slope: Callable[[Tree, Tree, Any, Any], tuple[Any, Tree, Tree, Any]]  # -> total, gradient, model_state, info
+    # (params, model_state, batch, key, scale) -> total, scale times its gradient, model_state, info
+    slope: Callable[[Tree, Tree, Any, Any, Any], tuple[Any, Tree, Tree, Any]]
 
 
 def total_of(info: dict[str, Any]) -> Any:
@@ -43,8 +44,12 @@ def whole(measure: Measure) -> Total:
     def value(params: Tree, model_state: Tree, batch: Any, key: Any) -> Any:
         return total(params, model_state, batch, key)[0]
 
-    def slope(params: Tree, model_state: Tree, batch: Any, key: Any) -> tuple[Any, Tree, Tree, Any]:
-        (value, (new_state, info)), gradient = jax.value_and_grad(total, has_aux=True)(params, model_state, batch, key)
+    def slope(params: Tree, model_state: Tree, batch: Any, key: Any, scale: Any) -> tuple[Any, Tree, Tree, Any]:
+        def scaled(params: Tree) -> tuple[Any, tuple[Any, Tree, Any]]:
+            value, (new_state, info) = total(params, model_state, batch, key)
+            return value if scale is None else value * scale, (value, new_state, info)
+
+        gradient, (value, new_state, info) = jax.grad(scaled, has_aux=True)(params)
         return value, gradient, new_state, info
 
     return Total(value, slope)
@@ -64,10 +69,10 @@ def accumulated(measure: Measure, size: int) -> Total:
 
         return total_of(parts.fold(add, (model_state, parts.none(params, model_state)))[1])
 
-    def slope(params: Tree, model_state: Tree, batch: Any, key: Any) -> tuple[Any, Tree, Tree, Any]:
+    def slope(params: Tree, model_state: Tree, batch: Any, key: Any, scale: Any) -> tuple[Any, Tree, Tree, Any]:
         parts = _Parts(measure, size, batch, key)
         if not parts.several():
-            return whole(measure).slope(params, model_state, batch, key)
+            return whole(measure).slope(params, model_state, batch, key, scale)
         none = parts.none(params, model_state)
 
         def weigh(weights: dict[str, Any], i: Any, count: int) -> dict[str, Any]:
@@ -80,7 +85,8 @@ def accumulated(measure: Measure, size: int) -> Total:
         def total(params: Tree, state: Tree, i: Any, count: int) -> tuple[Any, tuple[Tree, Any]]:
             info, state = parts.info(params, state, i, count)
             value = total_of({"losses": {name: (sums[0], weights[name]) for name, sums in info["losses"].items()}})
-            return value + info["penalty"][0] if "penalty" in info else value, (state, info)
+            value = value + info["penalty"][0] if "penalty" in info else value
+            return value if scale is None else value * scale, (state, info)
 
         def add(carry: tuple[Tree, Tree, Any], i: Any, count: int) -> tuple[Tree, Tree, Any]:
             more, (state, info) = jax.grad(total, has_aux=True)(params, carry[1], i, count)

@@ -10,18 +10,10 @@ import optax
 from funcnn import checks
 from funcnn.core import Layer, Tree, expect_key
 from funcnn.metrics import Metric
+from funcnn.training import scaling
 from funcnn.training.accumulation import accumulated, total_of, whole
 from funcnn.training.objectives import Aux, Objective, loss_sums, mean_of, supervised_objective
-
-
-class TrainState(NamedTuple):
-    """All that the next step needs. ``key`` never changes: the key of a step is ``fold_in(key, step)``."""
-
-    params: Tree
-    model_state: Tree
-    opt_state: Tree
-    key: Any
-    step: Any
+from funcnn.training.states import TrainState
 
 
 class Trainer(NamedTuple):
@@ -52,6 +44,7 @@ def trainer(
     evaluation_params: Callable[[TrainState], Tree] | None = None,
     *,
     micro_batch_size: int | None = None,
+    loss_scale: float | str | None = None,
 ) -> Trainer:
     """The trainer of any objective.
 
@@ -67,6 +60,9 @@ def trainer(
         evaluation_params: the params that ``evaluate`` takes, as a function of the state; those of the state otherwise.
         micro_batch_size: how many examples of a batch are in memory at once (gradient accumulation); all of them
             otherwise. Batch norm and the penalty see micro-batches, each with a key of its own.
+        loss_scale: for float16, ``"dynamic"``: the gradient is that of the loss times a number, and divided by it. The
+            number is halved where the gradient is not finite, and that step leaves everything as it was; after 2000
+            steps without it is doubled. Or the number itself.
 
     Raises:
         TypeError: an argument is of another type, for instance an optimizer that was not called.
@@ -95,13 +91,16 @@ def trainer(
             "trainer", "an Objective", type(objective).__name__, "for a model and a loss write supervised", TypeError
         )
     update = optax.with_extra_args_support(optimizer).update
+    scaling.expect_loss_scale(loss_scale)
+    dynamic = loss_scale == "dynamic"
     micro = None if micro_batch_size is None else checks.expect_count("trainer", "micro_batch_size", micro_batch_size)
 
     def init(key: Any, batch: Any) -> TrainState:
         expect_key("trainer.init", key)
         step_key = jax.random.fold_in(key, _STEPS)
         params, model_state = objective.init(key, batch)
-        return TrainState(params, model_state, optimizer.init(params), step_key, jnp.zeros((), jnp.int32))
+        opt_state = scaling.begun(optimizer.init(params)) if dynamic else optimizer.init(params)
+        return TrainState(params, model_state, opt_state, step_key, jnp.zeros((), jnp.int32))
 
     def measure(params: Tree, model_state: Tree, batch: Any, key: Any) -> tuple[Any, Tree]:
         losses, aux = _loss_and_aux(objective.loss(params, model_state, batch, key=key, training=True))
@@ -112,8 +111,11 @@ def trainer(
     def step(train_state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         params, model_state, opt_state, key, count = train_state
         step_key = jax.random.fold_in(key, count)
-        value, gradient, new_model_state, info = total.slope(params, model_state, batch, step_key)
-        updates, opt_state = update(
+        scaled, opt_state = (opt_state, opt_state.optimizer) if dynamic else (None, opt_state)
+        scale = loss_scale if scaled is None else scaled.scale
+        value, gradient, new_model_state, info = total.slope(params, model_state, batch, step_key, scale)
+        gradient = gradient if scale is None else scaling.unscaled(gradient, scale)
+        updates, new_opt_state = update(
             gradient,
             opt_state,
             params,
@@ -121,7 +123,8 @@ def trainer(
             grad=gradient,
             value_fn=lambda p: total.value(p, model_state, batch, step_key),
         )
-        return TrainState(optax.apply_updates(params, updates), new_model_state, opt_state, key, count + 1), info
+        after = TrainState(optax.apply_updates(params, updates), new_model_state, new_opt_state, key, count + 1)
+        return after if scaled is None else scaling.guarded(after, train_state, scaled, gradient), info
 
     def evaluate(train_state: TrainState, batch: Any) -> Any:
         params = train_state.params if evaluation_params is None else evaluation_params(train_state)
@@ -148,6 +151,7 @@ def supervised(
     penalty: Callable[[Tree], Any] | None = None,
     *,
     micro_batch_size: int | None = None,
+    loss_scale: float | str | None = None,
 ) -> Trainer:
     """The trainer of a model on batches ``(x, y)`` or ``(x, y, weights)``.
 
@@ -161,7 +165,7 @@ def supervised(
         optimizer: any Optax ``GradientTransformation``.
         metrics: by name, as they are to stand in the history.
         penalty: ``params -> scalar``, for instance ``penalties.l2(1e-4)``.
-        micro_batch_size: as for ``trainer``.
+        micro_batch_size: as for ``trainer``; so is ``loss_scale``.
 
     Raises:
         TypeError: an argument is of another type, for instance a layer, a loss or an optimizer that was not called.
@@ -196,7 +200,8 @@ def supervised(
             "pass one of funcnn.penalties",
             TypeError,
         )
-    return trainer(supervised_objective(model, loss, penalty), optimizer, metrics, micro_batch_size=micro_batch_size)
+    objective = supervised_objective(model, loss, penalty)
+    return trainer(objective, optimizer, metrics, micro_batch_size=micro_batch_size, loss_scale=loss_scale)
 
 
 def _is_closure(function: Any) -> bool:
