@@ -7,6 +7,7 @@ it prints, and must show exactly that. Code of another framework stands after ``
 import contextlib
 import io
 import re
+import runpy
 import textwrap
 import unittest
 from pathlib import Path
@@ -132,3 +133,33 @@ def test_the_changelog_begins_with_this_version():
     versions = re.findall(r"^## (\d+\.\d+\.\d+)", (ROOT / "docs/changelog.md").read_text(), re.MULTILINE)
     assert versions[0] == funcnn.__version__
     assert versions == sorted(versions, key=lambda version: [int(part) for part in version.split(".")], reverse=True)
+
+
+# ---- the table of parity ---------------------------------------------------------------------------------------------
+
+PARITY = runpy.run_path(str(ROOT / "docs" / "parity.py"))
+
+
+def test_the_table_of_parity_is_the_one_that_its_list_makes():
+    assert (ROOT / "docs" / "parity.md").read_text(encoding="utf-8") == PARITY["page"]()
+
+
+@pytest.mark.parametrize("library", PARITY["TABLES"])
+def test_the_table_of_parity_names_what_is_there(library):
+    for there, here in PARITY["TABLES"][library].items():
+        assert there
+        named = re.findall(r"\b(layers|models|trees|training|core)\.(\w+)", here)
+        for module, name in named:
+            assert hasattr(getattr(funcnn, module), name), f"{module}.{name}"
+        assert named or len(here) > 20, f"{there} has neither a name nor a reason"
+    listed = {
+        name
+        for table in PARITY["TABLES"].values()
+        for here in table.values()
+        for name in re.findall(r"layers\.(\w+)", here)
+    }
+    ours_alone = {
+        *("absolute", "square", "squareplus", "sin", "cos", "glu", "gelu_tanh", "crop", "patches", "gaussian_noise"),
+        *("stochastic_depth", "swiglu", "geglu", "learned_positions", "named", "with_initializers", "merged"),
+    }
+    assert listed | ours_alone == set(funcnn.layers.__all__)

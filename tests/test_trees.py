@@ -176,3 +176,111 @@ def test_a_pattern_without_a_match_is_an_error_that_helps(call, error, message):
     with pytest.raises(error) as caught:
         call()
     assert message in str(caught.value)
+
+
+# ---- cast, replace, rename, nested -----------------------------------------------------------------------------------
+
+WEIGHTS = {
+    "encoder": {"dense_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}, "count": jnp.zeros((), jnp.int32)},
+    "head": {"kernel": jnp.ones((3, 1)), "key": jax.random.key(0)},
+}
+
+
+def test_cast_changes_floating_leaves_alone():
+    found = {path: leaf.dtype for path, leaf in trees.select(trees.cast(WEIGHTS, jnp.bfloat16), "**").items()}
+    floating = {"encoder/dense_0/kernel", "encoder/dense_0/bias", "head/kernel"}
+    assert {path for path, dtype in found.items() if dtype == jnp.bfloat16} == floating
+    assert found["encoder/count"] == jnp.int32
+    some = trees.cast(WEIGHTS, jnp.float16, "encoder/**")
+    assert some["encoder"]["dense_0"]["kernel"].dtype == jnp.float16
+    assert some["head"]["kernel"].dtype == jnp.float32
+    assert trees.cast({}, jnp.float16) == {}
+
+
+def test_replace_takes_values_and_functions():
+    new = trees.replace(WEIGHTS, {"**/bias": jnp.ones(3), "head/kernel": lambda a: 2 * a})
+    np.testing.assert_array_equal(new["encoder"]["dense_0"]["bias"], np.ones(3))
+    np.testing.assert_array_equal(new["head"]["kernel"], 2 * np.ones((3, 1)))
+    assert new["encoder"]["dense_0"]["kernel"] is WEIGHTS["encoder"]["dense_0"]["kernel"]
+    np.testing.assert_array_equal(WEIGHTS["head"]["kernel"], np.ones((3, 1)))  # what was given has not changed
+
+
+INSIDE = ("dense_0/kernel", "dense_0/bias", "count")
+
+
+@pytest.mark.parametrize(
+    ("rules", "moved"),
+    [
+        ({"encoder/**": "body/**"}, {f"encoder/{path}": f"body/{path}" for path in INSIDE}),
+        ({"**/kernel": "**/weight"}, {f"{path}/kernel": f"{path}/weight" for path in ("encoder/dense_0", "head")}),
+        (
+            {"encoder/dense_*/*": "layers/*/*"},
+            {f"encoder/dense_0/{name}": f"layers/0/{name}" for name in ("kernel", "bias")},
+        ),
+        ({"head/key": "key", "head/kernel": "out/kernel"}, {"head/key": "key", "head/kernel": "out/kernel"}),
+        ({"**": "all/**"}, {path: f"all/{path}" for path in trees.paths(WEIGHTS)}),
+    ],
+)
+def test_rename_moves_leaves(rules, moved):
+    renamed = trees.select(trees.rename(WEIGHTS, rules), "**")
+    expected = {moved.get(path, path): leaf for path, leaf in trees.select(WEIGHTS, "**").items()}
+    assert {path: id(leaf) for path, leaf in renamed.items()} == {path: id(leaf) for path, leaf in expected.items()}
+
+
+def test_to_and_fro_is_the_same_tree():
+    back = trees.rename(trees.rename(WEIGHTS, {"encoder/**": "a/b/**"}), {"a/b/**": "encoder/**"})
+    assert trees.paths(back) == trees.paths(WEIGHTS)
+    again = trees.nested(trees.select(WEIGHTS, "**"))
+    assert jax.tree.structure(again) == jax.tree.structure(WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda: trees.cast(WEIGHTS, jnp.int8), TypeError, "cast: expected a floating dtype"),
+        (lambda: trees.cast(WEIGHTS, jnp.float16, "**/kernels"), ValueError, "cast: expected a pattern that matches"),
+        (
+            lambda: trees.replace(WEIGHTS, {"**/kernels": 0}),
+            ValueError,
+            "replace: expected a pattern that matches a path",
+        ),
+        (
+            lambda: trees.replace(WEIGHTS, {"head/kernel": jnp.ones(3)}),
+            ValueError,
+            r"replace: expected float32\(3, 1\) at 'head/kernel', got float32\(3,\)",
+        ),
+        (lambda: trees.replace(WEIGHTS, {"head/kernel": lambda a: a.astype(int)}), ValueError, "got int32"),
+        (
+            lambda: trees.replace(WEIGHTS, {"head/*": lambda a: a, "**/kernel": lambda a: a}),
+            ValueError,
+            "two for 'head/ker",
+        ),
+        (lambda: trees.rename(WEIGHTS, {"encodr/**": "a/**"}), ValueError, "rename: expected a pattern that matches"),
+        (lambda: trees.rename(WEIGHTS, {"encoder": "a"}), ValueError, r"for all beneath it write 'encoder/\*\*'"),
+        (
+            lambda: trees.rename(WEIGHTS, {"encoder/**": "a"}),
+            ValueError,
+            r"the wildcards of 'encoder/\*\*' in the new path",
+        ),
+        (
+            lambda: trees.rename(WEIGHTS, {"head/kernel": "head/key"}),
+            ValueError,
+            "different new paths, got 'head/key' for",
+        ),
+        (
+            lambda: trees.rename(WEIGHTS, {"head/kernel": "head/key/a"}),
+            ValueError,
+            "none of which lies beneath another",
+        ),
+        (lambda: trees.rename([1, 2], {"**": "a/**"}), TypeError, "rename: expected nested dicts with names, got list"),
+        (
+            lambda: trees.nested({"a": 1, "a/b": 2}),
+            ValueError,
+            "nested: expected paths none of which lies beneath another",
+        ),
+        (lambda: trees.nested({"a//b": 1}), ValueError, "nested: expected paths"),
+    ],
+)
+def test_changes_that_cannot_be_meant_are_refused(change, error, message):
+    with pytest.raises(error, match=message):
+        change()
