@@ -212,6 +212,9 @@ def rename(tree: Any, rules: Mapping[str, str]) -> Any:
     _expect_dicts("rename", tree)
     new = {path: path for path in leaves}
     for old, target in rules.items():
+        expect_patterns("rename", (old, target))
+        if any("**" in segment and segment != "**" for pattern in (old, target) for segment in pattern.split("/")):
+            _fail("rename", "'**' between slashes", f"{old!r}: {target!r}", "within a name write '*'")
         if re.findall(r"\*+", old) != re.findall(r"\*+", target):
             _fail(
                 "rename", f"the wildcards of {old!r} in the new path", repr(target), "write the same in the same order"

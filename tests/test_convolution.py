@@ -76,6 +76,7 @@ def test_conv_and_its_gradients_are_those_of_pytorch(torch, case):
         np.testing.assert_allclose(gradient, given[name].grad.numpy(), rtol=1e-4, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")  # it says that this copies
 @pytest.mark.parametrize("shape", [(2, 7, 3), (2, 6, 7, 3), (1, 5, 4, 3, 3)])
 @pytest.mark.parametrize("dilation", [1, 2])
@@ -169,6 +170,7 @@ def depthwise_agrees_with_torch(torch, case, multiplier):
         np.testing.assert_allclose(ours, theirs.grad.numpy(), rtol=1e-5, atol=5e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "multiplier"),
     [
@@ -188,6 +190,7 @@ def test_depthwise_and_separable_conv_are_those_of_pytorch_for_all_arguments(tor
     depthwise_agrees_with_torch(torch, case, multiplier)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiplier", [1, 4])
 def test_a_depthwise_kernel_does_not_shrink_with_the_features(multiplier):
     params, _ = layers.depthwise_conv(3, multiplier=multiplier).init(jax.random.key(0), jnp.ones((1, 5, 5, 256)))
@@ -209,6 +212,7 @@ def test_the_outputs_of_a_feature_lie_together():
     assert params["kernel"][0, 0].tolist() == [0, 1, 2, 0, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiplier", [1, 2])
 def test_depthwise_half_precision_is_that_of_its_rounding(torch, multiplier):
     """Each of the nine sums may round in the dtype of the input: of the size of what is summed, not of the sum."""

@@ -142,7 +142,7 @@ def test_init_is_the_same_program_compiled_and_mapped(row: LayerRow) -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-@over(LAYERS, every_day=True)
+@over(LAYERS)
 def test_compiled_equals_eager_and_traces_once(row: LayerRow, training: bool) -> None:
     x = jnp.asarray(row.input())
     layer, params, state = made(row, x)
@@ -348,6 +348,7 @@ def test_float32_stays_float32_under_x64(row: LayerRow) -> None:
 # ---- transformations -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quickly_compiled")
 @over([row for row in LAYERS if row.hyper is not None])
 def test_a_numeric_hyperparameter_may_be_traced_mapped_and_differentiated(row: LayerRow) -> None:

@@ -170,6 +170,7 @@ def test_one_loss_for_each_example_which_no_other_example_changes(name, shape):
         np.testing.assert_allclose(together, rows.mean(axis=0), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(shape=st.tuples(st.integers(1, 5), st.integers(2, 6)), smoothing=st.floats(0, 1), seed=st.integers(0, 99))
 def test_a_label_is_the_same_as_its_one_hot_row(shape, smoothing, seed):

@@ -183,6 +183,7 @@ def test_sums_of_ragged_parts_are_the_sums_of_all(name, cuts, weighted):
     np.testing.assert_allclose(metric.compute(total), metric.compute(whole), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_a_weight_of_0_excludes_an_example_even_where_it_is_nan(name):
     metric, data, _ = ROWS[name]
@@ -200,6 +201,7 @@ def test_a_weight_of_0_excludes_an_example_even_where_it_is_nan(name):
     np.testing.assert_allclose(score(metric, outputs[kept], targets[kept]), whole_weights, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_metrics_can_be_jitted_scanned_and_mapped(name):
     metric, data, _ = ROWS[name]

@@ -138,6 +138,8 @@ def test_a_model_is_summarised():
     table = inspection.summary(models.transformer(11, 16, **SIZE), TOKENS)
     params, _ = models.transformer(11, 16, **SIZE).init(KEY, TOKENS)
     assert table.params == trees.count(params)
+    shapes = {row.path: row.shape for row in table.rows}  # also of what stands inside the loop over blocks
+    assert shapes["decoder/repeat_0/serial_0/residual_1/serial_0/dense_0"] == (3, 6, 64)
     assert inspection.summary(models.convnet([4], 3), jnp.ones((2, 8, 8, 1))).params > 0
 
 

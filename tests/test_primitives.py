@@ -232,6 +232,7 @@ def test_a_nan_or_an_infinity_is_neither_lost_nor_spread(window, stride, bad):
     np.testing.assert_array_equal(ours, numpy_pool(x, (window,), (stride,), ((0, 0),), np.max, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", [primitives.max_pool, primitives.avg_pool])
 @pytest.mark.parametrize(("window", "stride"), [(2, 2), (3, 2), (7, 1)])
 def test_pooling_has_all_derivatives(x64, pool, window, stride):

@@ -187,6 +187,7 @@ def against_packed(torch, cell, lengths, time=6, padding=np.nan):
         close(found, torch_gradients(theirs, found, end))
 
 
+@pytest.mark.slow
 @every_cell
 def test_both_directions_over_lengths_are_those_of_pytorch_over_packed_sequences(torch, cell):
     against_packed(torch, cell, [6, 1, 4])
@@ -213,6 +214,7 @@ def test_bfloat16_is_pytorch_to_its_rounding(torch, cell):
     np.testing.assert_allclose(y.astype(np.float32), y_there.numpy(), atol=3 * 5 * 2.0**-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "window"), [((5,), 3), ((4, 5), (3, 2))], ids=["one spatial axis", "two, a window of its own for each"]
 )

@@ -25,7 +25,7 @@ def close(found, expected, rtol=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-7), found, expected)
 
 
-@pytest.mark.parametrize("loss_scale", ["dynamic", 1024.0, 3])
+@pytest.mark.parametrize("loss_scale", ["dynamic", *(pytest.param(n, marks=pytest.mark.slow) for n in (1024.0, 3))])
 @pytest.mark.parametrize("micro", [None, 5])
 def test_in_float32_it_changes_nothing(loss_scale, micro):
     options = {"key": KEY, "epochs": 3, "batch_size": 12, "progress": False}

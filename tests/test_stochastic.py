@@ -138,6 +138,7 @@ def test_feature_alpha_dropout_sets_features_as_a_whole():
     np.testing.assert_allclose(after, a * before - a * LOW * 0.4, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["spatial_dropout", "alpha_dropout", "feature_alpha_dropout"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_both_ends_of_the_other_dropouts_are_exact(name, dtype):

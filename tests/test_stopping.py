@@ -82,7 +82,7 @@ def test_the_rule(values, monitor, expected):
 # ---- the law ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("every", [1, 3, None])
+@pytest.mark.parametrize("every", [None, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_fit_stops_where_run_stops_with_the_same_bits(every):
     whole = jax.jit(lambda: run(keep_best=True))()
     rows = int(whole.epochs_run)
@@ -106,6 +106,7 @@ def test_it_is_the_unstopped_run_up_to_where_it_stops():
     assert int(stopped.state.step) == rows * 4
 
 
+@pytest.mark.slow
 def test_the_best_state_without_stopping_is_part_of_the_scan_and_has_gradients():
     def best_bias(rate):
         result = run(made(rate), epochs=5, patience=None, keep_best=True, batch_size=None)

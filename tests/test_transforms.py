@@ -272,3 +272,59 @@ def test_spectral_norm_makes_the_largest_singular_value_one():
     np.testing.assert_allclose(
         sigma, np.linalg.svd(np.asarray(params["conv_0"]["kernel"]).reshape(-1, 4))[1][0], rtol=1e-4
     )
+
+
+# ---- one inside the other --------------------------------------------------------------------------------------------
+
+
+def test_mixed_precision_takes_side_inputs_along_and_hands_them_on():
+    layer = layers.mixed_precision(layers.attention(2, cross=True))
+    given = {"x": X[None], "context": 2 * X[None]}
+    params, state = layer.init(KEY, given)
+    y, _ = layer.apply(params, state, given)
+    assert y["x"].dtype == jnp.float32
+    np.testing.assert_array_equal(y["context"], given["context"])
+
+
+def test_mixed_precision_of_a_normed_weight():
+    layer = layers.mixed_precision(layers.spectral_norm(layers.dense(4)))
+    params, state = layer.init(KEY, X)
+    y, new = layer.apply(params, state, X, training=True)
+    assert {leaf.dtype for leaf in jax.tree.leaves((y, new))} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("norm", [layers.weight_norm, layers.spectral_norm])
+def test_weights_of_zeros_have_finite_gradients(norm):
+    layer = norm(layers.dense(3, kernel_init=jax.nn.initializers.zeros))
+    params, state = layer.init(KEY, X)
+    slope = jax.grad(lambda p: layer.apply(p, state, X, training=True)[0].sum())(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
+
+
+def test_what_would_be_ignored_is_refused():
+    with pytest.raises(ValueError, match="lora: expected a layer without another lora inside"):
+        layers.lora(layers.serial(layers.lora(layers.dense(4), 2), layers.dense(4)), 1).init(KEY, X)
+    with pytest.raises(ValueError, match="spectral_norm: expected a layer without another"):
+        layers.spectral_norm(layers.spectral_norm(layers.dense(4))).init(KEY, X)
+    layer, params, _, state = adapted()
+    del params["lora"]["dense_0"]["kernel"]["a"]
+    with pytest.raises(ValueError, match="lora: expected an a and a b for weights that base has"):
+        layer.apply(params, state, X)
+
+
+def test_children_with_such_names_are_children():
+    model = layers.network(lambda x, base, lora: base(x) + lora(x), base=layers.dense(4), lora=layers.dense(4))
+    params, _ = model.init(KEY, X)
+    assert trees.paths(layers.merged(params)) == trees.paths(params)
+
+
+def test_losses_that_layers_add_are_summed_over_what_is_repeated():
+    def apply(params, state, x, *, key=None, training=False):
+        return x, {"auxiliary_loss": jnp.float32(0.5)}
+
+    adding = layers.identity._replace(init=lambda key, x: ({}, {"auxiliary_loss": jnp.zeros(())}), apply=apply)
+    model = layers.serial(layers.repeat(layers.serial(adding, layers.dense(6)), 3), layers.dense(1))
+    line = training.supervised(model, losses.squared_error, optax.sgd(0.0))
+    batch = X, jnp.ones((5, 1))
+    _, info = line.step(line.init(KEY, batch), batch)
+    np.testing.assert_allclose(line.report(info)["penalty"], 1.5)

@@ -34,7 +34,9 @@ def in_torch(torch, x, kernel, bias, strides, padding, output_padding, dilation,
     kernel = kernel.reshape(*window, inputs, groups, features // groups)
     kernel = torch.movedim(kernel, (rank + 1, rank, rank + 2), (0, 1, 2)).reshape(-1, features // groups, *window)
     form = getattr(torch.nn.functional, f"conv_transpose{rank}d")
-    y = form(torch.movedim(x, -1, 1), kernel, bias, strides, padding, output_padding, groups, dilation)
+    # Its gradient for odd strides of memory is an internal error there.
+    x, kernel = torch.movedim(x, -1, 1).contiguous(), kernel.contiguous()
+    y = form(x, kernel, bias, strides, padding, output_padding, groups, dilation)
     return torch.movedim(y, 1, -1)
 
 
@@ -58,8 +60,10 @@ def agrees_with_torch(torch, shape, features, window, strides, padding, output_p
     expected = in_torch(torch, given["x"], kernel, offset, strides, padding, output_padding, dilation, groups)
     torch.sin(expected).sum().backward()
     np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-5, atol=1e-5)
+    # A gradient of a weight is a sum over all outputs, here of thousands: each addition rounds.
+    rtol = max(1e-5, np.finfo(np.float32).eps * y.size / 8)
     for name, gradient in {**gradients, "x": x_gradient}.items():
-        np.testing.assert_allclose(gradient, given[name].grad.numpy(), rtol=1e-5, atol=5e-5, err_msg=name)
+        np.testing.assert_allclose(gradient, given[name].grad.numpy(), rtol=rtol, atol=5e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +107,7 @@ def test_conv_transpose_is_that_of_pytorch_for_all_arguments(torch, case):
     agrees_with_torch(torch, *case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["SAME", "VALID", 1, ((2, 0), (0, 1))])
 @pytest.mark.parametrize(("window", "strides", "dilation"), [((3, 4), (2, 2), 1), ((3, 2), (1, 3), 2), ((1, 5), 2, 1)])
 def test_it_is_the_gradient_of_the_convolution_with_its_arguments(padding, window, strides, dilation):
@@ -130,6 +135,7 @@ def test_it_is_the_gradient_of_the_convolution_with_its_arguments(padding, windo
     np.testing.assert_allclose(ours, back(cotangent)[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("strides", [1, 2, 3])
 @pytest.mark.parametrize("dilation", [1, 2])

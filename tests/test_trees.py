@@ -255,6 +255,11 @@ def test_to_and_fro_is_the_same_tree():
             ValueError,
             "two for 'head/ker",
         ),
+        (
+            lambda: trees.rename(WEIGHTS, {"enc**/**": "a**/**"}),
+            ValueError,
+            r"'\*\*' between slashes, got",
+        ),
         (lambda: trees.rename(WEIGHTS, {"encodr/**": "a/**"}), ValueError, "rename: expected a pattern that matches"),
         (lambda: trees.rename(WEIGHTS, {"encoder": "a"}), ValueError, r"for all beneath it write 'encoder/\*\*'"),
         (

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -68,17 +69,30 @@ def summary(model: Layer, x: Any) -> Summary:
     expect_layer("summary", model)
     params, state = jax.eval_shape(model.init, jax.random.key(0), spec(x))
     jaxpr = jax.make_jaxpr(lambda p, s, a: model.apply(p, s, a)[0])(params, state, spec(x))
-    shapes = {str(equation.source_info.name_stack): equation.outvars[0].aval.shape for equation in jaxpr.jaxpr.eqns}
+    shapes = list(_scoped(jaxpr.jaxpr, ""))
     rows: list[SummaryRow] = []
     shape: Any = next((a.shape for a in jax.tree.leaves(spec(x))), ())
     for path in _leaves(model, ()):
         # Where a layer computes nothing (dropout at rest, a flat input flattened), what went in comes out.
         name = "/".join(path)
-        shape = next(
-            (s for scope, s in reversed(shapes.items()) if scope == name or scope.startswith(f"{name}/")), shape
-        )
+        shape = next((s for scope, s in reversed(shapes) if scope == name or scope.startswith(f"{name}/")), shape)
         rows.append(SummaryRow(name or model.name or model.kind, shape, _count(params, path), _count(state, path)))
     return Summary(tuple(rows), _count(params, ()), _count(state, ()))
+
+
+def _scoped(jaxpr: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """The scope of every operation and the shape of what it makes, also inside loops, branches and what is compiled."""
+    for equation in jaxpr.eqns:
+        # What a transformation did to a scope, vmap(dense_0), does not change where it is.
+        own = re.sub(r"\w+\(|\)", "", str(equation.source_info.name_stack))
+        scope = "/".join(part for part in (prefix, own) if part)
+        for value in equation.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from _scoped(inner, scope)
+        if equation.outvars:
+            yield scope, equation.outvars[0].aval.shape
 
 
 def _leaves(layer: Layer, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

@@ -64,6 +64,9 @@ def lora(layer: Layer, rank: int, *, where: str = "**/kernel", a_init: Initializ
 
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
         base, state = layer.init(key, x)
+        if any(path.split("/")[-1] in ("a", "b") and "lora" in path.split("/") for path in trees.paths(base)):
+            fix = "name the weights of both by one pattern, or merge the inner one first"
+            checks.fail("lora", "a layer without another lora inside", "one", fix)
         updates: dict[str, Any] = {}
         for path, weight in trees.select(base, where, where="lora").items():
             if weight.ndim < 2:
@@ -96,9 +99,14 @@ def merged(params: Tree) -> Tree:
     """
     if not isinstance(params, dict):
         return params
-    if set(params) != {"base", "lora"}:
+    if set(params) != {"base", "lora"} or not _are_updates(params["lora"]):
         return {name: merged(entry) for name, entry in params.items()}
     updates = trees.select(params["lora"], "**")
+    left = sorted({path.rpartition("/")[0] for path in updates} - set(trees.paths(params["base"])))
+    halves = [path for path in updates if f"{path[:-1]}{'b' if path[-1] == 'a' else 'a'}" not in updates]
+    if left or halves:
+        fix = "pass what init of this very model returned"
+        checks.fail("lora", "an a and a b for weights that base has", f"{[*left, *halves]}", fix)
 
     def plain(path: Any, weight: Any) -> Any:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -107,6 +115,10 @@ def merged(params: Tree) -> Tree:
         return weight + jnp.matmul(updates[f"{name}/a"], updates[f"{name}/b"])
 
     return jax.tree_util.tree_map_with_path(plain, merged(params["base"]))
+
+
+def _are_updates(tree: Tree) -> bool:
+    return bool(tree) and all(path.rpartition("/")[2] in ("a", "b") for path in trees.paths(tree))
 
 
 def weight_norm(layer: Layer, *, where: str = "**/kernel") -> Layer:
@@ -135,6 +147,10 @@ def weight_norm(layer: Layer, *, where: str = "**/kernel") -> Layer:
         >>> jax.tree.map(jnp.shape, params)
         {'bias': (4,), 'kernel': {'direction': (3, 4), 'scale': (4,)}}
 
+    Notes:
+        1. Of params that are stacked all are taken for one weight: write ``repeat(weight_norm(layer), n)``, not
+           ``weight_norm(repeat(layer, n))``.
+
     Reference: Salimans and Kingma, "Weight normalization", 2016.
     """
     expect_layer("weight_norm", layer)
@@ -150,7 +166,7 @@ def weight_norm(layer: Layer, *, where: str = "**/kernel") -> Layer:
     def whole(params: Tree) -> Tree:
         if not isinstance(params, dict):
             return params
-        if set(params) != {"direction", "scale"}:
+        if set(params) != {"direction", "scale"} or isinstance(params["direction"], dict):
             return {name: whole(entry) for name, entry in params.items()}
         direction = params["direction"]
         return direction * (params["scale"].reshape((1,) * (direction.ndim - 1) + (-1,)) / _length(direction))
@@ -160,9 +176,11 @@ def weight_norm(layer: Layer, *, where: str = "**/kernel") -> Layer:
 
 def _length(weight: Any) -> Any:
     """The norm over all axes but the last, which stay as axes of one."""
-    return jnp.sqrt(jnp.sum(jnp.square(weight), axis=tuple(range(weight.ndim - 1)), keepdims=True))
+    squares = jnp.sum(jnp.square(weight), axis=tuple(range(weight.ndim - 1)), keepdims=True)
+    return jnp.sqrt(jnp.maximum(squares, _LEAST))  # a weight of zeros has no direction, and still a finite gradient
 
 
+_LEAST = 1e-24
 _SPECTRAL = "spectral_norm"
 
 
@@ -197,6 +215,10 @@ def spectral_norm(layer: Layer, *, where: str = "**/kernel", iterations: int = 1
         >>> print(jnp.linalg.svd(weight)[1][0].round(3))
         1.0
 
+    Notes:
+        1. Of params that are stacked all are taken for one weight: write ``repeat(spectral_norm(layer), n)``, not
+           ``spectral_norm(repeat(layer, n))``.
+
     Reference: Miyato, Kataoka, Koyama and Yoshida, "Spectral normalization for generative adversarial networks", 2018.
     """
     expect_layer("spectral_norm", layer)
@@ -204,7 +226,8 @@ def spectral_norm(layer: Layer, *, where: str = "**/kernel", iterations: int = 1
     trees.expect_patterns("spectral_norm", (where,))
 
     def turned(weight: Any, vectors: Any, times: int) -> dict[str, Any]:
-        matrix, u, v = _as_matrix(weight), vectors["u"], vectors["v"]
+        u, v = vectors["u"], vectors["v"]
+        matrix = _as_matrix(weight).astype(u.dtype)
         for _ in range(times):
             v = _unit(matrix.T @ u, epsilon)
             u = _unit(matrix @ v, epsilon)
@@ -213,6 +236,9 @@ def spectral_norm(layer: Layer, *, where: str = "**/kernel", iterations: int = 1
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
         expect_key("spectral_norm.init", key)
         params, state = layer.init(key, x)
+        if _SPECTRAL in state:
+            fix = "name the weights of both by one pattern"
+            checks.fail("spectral_norm", "a layer without another spectral_norm around the whole of it", "one", fix)
         found: dict[str, Any] = {}
         for path, weight in trees.select(params, where, where="spectral_norm").items():
             rows = weight.size // weight.shape[-1]
@@ -240,7 +266,9 @@ def spectral_norm(layer: Layer, *, where: str = "**/kernel", iterations: int = 1
 
 def _divided(vectors: Any) -> Callable[[Any], Any]:
     def divided(weight: Any) -> Any:
-        return weight / (jnp.asarray(vectors["u"]) @ (_as_matrix(weight) @ jnp.asarray(vectors["v"])))
+        u, v = jnp.asarray(vectors["u"]), jnp.asarray(vectors["v"])
+        sigma = u @ (_as_matrix(weight).astype(u.dtype) @ v)
+        return (weight / jnp.where(sigma == 0, 1, sigma)).astype(weight.dtype)
 
     return divided
 

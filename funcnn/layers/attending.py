@@ -148,12 +148,18 @@ def _applied(options: _Options, params: Tree, state: Tree, x: Any, training: boo
     a, context = _sequences(x, options.cross)
     width = options.width_of(a.shape[-1])
 
+    mask = _mask(x, a, context, options)
+    if mask is not None:
+        # Numbers that are none, where nobody looks: they would come back as zero times NaN, in gradients too.
+        hidden = ~jnp.any(mask, axis=(1, 2))[..., None] & ~jnp.isfinite(context)
+        whole, context = context is a, jnp.where(hidden, jnp.zeros((), context.dtype), context)
+        a = context if whole else a
+
     def heads_of(name: str, of: Any, count: int) -> Any:
-        return _mapped(params, of, name).reshape(*of.shape[:2], count, width)
+        return _mapped(params, of, name, options.bias).reshape(*of.shape[:2], count, width)
 
     q = heads_of("query", a, options.heads)
     k, v = (heads_of(name, context, options.groups) for name in ("key", "value"))
-    mask = _mask(x, a, context, options)
     cached = options.length is not None and not training
     start = state["index"] if cached else 0
     if options.rotary_base is not None:
@@ -169,7 +175,7 @@ def _applied(options: _Options, params: Tree, state: Tree, x: Any, training: boo
         before = jnp.arange(k.shape[1])[None, :] <= start + jnp.arange(a.shape[1])[:, None]
         mask = before[None, None] if mask is None else mask & before[None, None]
     y = _attended(q, k, v, mask)
-    y = _mapped(params, y.reshape(*a.shape[:2], options.heads * width), "output")
+    y = _mapped(params, y.reshape(*a.shape[:2], options.heads * width), "output", options.bias)
     if cached:
         y = jnp.where(state["index"] > options.length, jnp.nan, y)
     return with_features(x, y), state
@@ -180,6 +186,10 @@ def _attended(q: Any, k: Any, v: Any, mask: Any) -> Any:
     if 0 in (q.shape[1], k.shape[1]):
         return jnp.zeros(q.shape, q.dtype)
     attend = _in_float64 if q.dtype == jnp.float64 else jax.nn.dot_product_attention
+    if q.dtype == jnp.float16 and primitives.platform() == "cpu":
+        # There XLA has no product of float16 that is summed in float32.
+        q32, k32, v32 = (a.astype(jnp.float32) for a in (q, k, v))
+        return _attended(q32, k32, v32, mask).astype(q.dtype)
     if mask is None:
         return attend(q, k, v)
     mask = jnp.broadcast_to(mask, (q.shape[0], mask.shape[1], q.shape[1], k.shape[1]))
@@ -208,11 +218,14 @@ def _rotated(x: Any, positions: Any, base: Any) -> Any:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
-def _mapped(params: Tree, x: Any, name: str) -> Any:
+def _mapped(params: Tree, x: Any, name: str, bias: bool) -> Any:
     if name not in params:
         fix = "pass what init of this very model returned"
         checks.fail("attention", f"{name!r} among the params", str(sorted(params)), fix)
     params = params[name]
+    if set(params) != ({"kernel", "bias"} if bias else {"kernel"}):
+        fix = "pass what init of this very model returned"
+        checks.fail("attention", f"{'kernel and bias' if bias else 'a kernel'} for {name}", str(sorted(params)), fix)
     kernel = params["kernel"].astype(x.dtype)
     if x.shape[-1] != kernel.shape[0]:
         checks.fail(
@@ -222,7 +235,7 @@ def _mapped(params: Tree, x: Any, name: str) -> Any:
             "pass inputs of the shape that init was given, or init again",
         )
     y = primitives.matmul(x, kernel)
-    return y + primitives.along_last(params["bias"].astype(x.dtype), y.ndim) if "bias" in params else y
+    return y + primitives.along_last(params["bias"].astype(x.dtype), y.ndim) if bias else y
 
 
 def _sequences(x: Any, cross: bool) -> tuple[Any, Any]:
@@ -248,7 +261,7 @@ def _sequences(x: Any, cross: bool) -> tuple[Any, Any]:
 def _mask(x: Any, a: Any, context: Any, options: _Options) -> Any:
     """What may be looked at, with four axes, ``(batch, heads or 1, time or 1, keys)``; ``None`` for everything."""
     names = ("context_mask", "context_lengths") if options.cross else ("mask", "lengths")
-    given = {name: x[name] for name in names if isinstance(x, dict) and name in x}
+    given = {name: x[name] for name in names if isinstance(x, dict) and x.get(name) is not None}
     if not given:
         return None
     if len(given) > 1:

@@ -178,7 +178,8 @@ def ensemble(layer: Layer, n: int) -> Layer:
 
         with located(name, x):
             y, new = jax.vmap(member, axis_size=n)(*stacked, keys)
-        y = {**x, "x": jnp.moveaxis(y["x"], 0, 1)} if isinstance(x, dict) else _second(y)
+        beside = isinstance(x, dict) and isinstance(y, dict) and "x" in y
+        y = {**x, "x": _second(y["x"])} if beside else _second(y)
         return y, _entry(name, new)
 
     return Layer(init, apply, "ensemble", children=((name, child),))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnn import checks, trees
-from funcnn.core import Layer, Tree, expect_layer, features, spec, with_features
+from funcnn.core import Layer, Tree, expect_layer, spec
 
 Initializer = Callable[..., Any]
 
@@ -118,13 +118,14 @@ def mixed_precision(
     stored = params
 
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
-        a = features("mixed_precision", x)
-        dtypes = [leaf.dtype for leaf in jax.tree.leaves(spec(a)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        dtypes = [leaf.dtype for leaf in jax.tree.leaves(spec(x)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
         dtype = output if output is not None else dtypes[0] if dtypes else stored
-        lowered = with_features(x, jax.tree.map(lambda leaf: _cast(jnp.asarray(leaf), compute), a))
+        lowered = jax.tree.map(lambda leaf: _cast(jnp.asarray(leaf), compute), x)
         y, state = inner.apply(params, state, lowered, key=key, training=training)
-        outputs = features("mixed_precision", y)
-        return with_features(y, jax.tree.map(lambda leaf: _cast(leaf, dtype), outputs)), state
+        raised = jax.tree.map(lambda leaf: _cast(leaf, dtype), y)
+        if isinstance(y, dict) and isinstance(x, dict):  # side inputs are handed on as they came
+            raised |= {name: x[name] for name in x if name in y and name != "x"}
+        return raised, state
 
     return layer._replace(init=inner.init, apply=apply)
 
@@ -245,6 +246,10 @@ def with_initializers(layer: Layer, rules: Mapping[str, Initializer]) -> Layer:
         >>> params, state = model.init(jax.random.key(0), jnp.ones((5, 3)))
         >>> params["dense_0"]["kernel"].shape
         (3, 8)
+
+    Notes:
+        1. An initializer sees the shape of a weight as it is kept. Where params are stacked, as in ``repeat``, it would
+           take the number of layers for a part of its inputs: write ``repeat(with_initializers(layer, rules), n)``.
 
     Reference: ``Module.apply`` of PyTorch, where it is used to initialise.
     """

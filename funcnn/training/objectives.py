@@ -94,9 +94,9 @@ def unpacked(batch: Any) -> tuple[Any, Any, Any]:
 
 
 def auxiliary_losses(model_state: Tree) -> list[Any]:
-    """The scalars that layers put under ``auxiliary_loss`` in their state."""
+    """What layers put under ``auxiliary_loss`` in their state: scalars, added up where ``repeat`` stacked them."""
     leaves = jax.tree_util.tree_leaves_with_path(model_state)
-    return [leaf for path, leaf in leaves if getattr(path[-1], "key", None) == "auxiliary_loss"]
+    return [jnp.sum(leaf) for path, leaf in leaves if getattr(path[-1], "key", None) == "auxiliary_loss"]
 
 
 def _expect_losses_of(losses: Any, outputs: Any, targets: Any) -> None:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from funcnn import checks
 from funcnn.core import Tree
@@ -24,9 +25,9 @@ class Scaled(NamedTuple):
 
 def expect_loss_scale(value: Any) -> None:
     """Raise unless ``value`` is ``None``, ``"dynamic"`` or a positive number."""
-    if value is None or value == "dynamic":
+    if value is None or (isinstance(value, str) and value == "dynamic"):
         return
-    if isinstance(value, str) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
         fix = 'pass "dynamic"'
         checks.fail("trainer", 'loss_scale as None, "dynamic" or a number', repr(value), fix, TypeError)
     if not 0 < value < float("inf"):

@@ -92,7 +92,7 @@ def trainer(
         )
     update = optax.with_extra_args_support(optimizer).update
     scaling.expect_loss_scale(loss_scale)
-    dynamic = loss_scale == "dynamic"
+    dynamic = isinstance(loss_scale, str)
     micro = None if micro_batch_size is None else checks.expect_count("trainer", "micro_batch_size", micro_batch_size)
 
     def init(key: Any, batch: Any) -> TrainState:
@@ -115,14 +115,8 @@ def trainer(
         scale = loss_scale if scaled is None else scaled.scale
         value, gradient, new_model_state, info = total.slope(params, model_state, batch, step_key, scale)
         gradient = gradient if scale is None else scaling.unscaled(gradient, scale)
-        updates, new_opt_state = update(
-            gradient,
-            opt_state,
-            params,
-            value=value,
-            grad=gradient,
-            value_fn=lambda p: total.value(p, model_state, batch, step_key),
-        )
+        asked = {"value_fn": lambda p: total.value(p, model_state, batch, step_key)}
+        updates, new_opt_state = update(gradient, opt_state, params, value=value, grad=gradient, **asked)
         after = TrainState(optax.apply_updates(params, updates), new_model_state, new_opt_state, key, count + 1)
         return after if scaled is None else scaling.guarded(after, train_state, scaled, gradient), info
 
@@ -134,13 +128,7 @@ def trainer(
         losses, aux = _loss_and_aux(objective.loss(params, train_state.model_state, batch, key=key, training=False))
         return _info(losses, aux, measured)
 
-    def report(info: Any) -> dict[str, Any]:
-        rows: dict[str, Any] = {"loss": total_of(info)}
-        rows |= {name: mean_of(sums) for name, sums in info["losses"].items() if name}
-        rows |= {"penalty": mean_of(info["penalty"])} if "penalty" in info else {}
-        return rows | {name: measured[name].compute(sums) for name, sums in info["metrics"].items()}
-
-    return Trainer(init, step, evaluate, report)
+    return Trainer(init, step, evaluate, lambda info: _report(info, measured))
 
 
 def supervised(
@@ -237,6 +225,13 @@ def _info(losses: Any, aux: Aux, metrics: Mapping[str, Metric]) -> dict[str, Any
     weights = None if isinstance(aux.weights, dict) else aux.weights
     info["metrics"] = {name: m.measure(aux.outputs, aux.targets, weights) for name, m in metrics.items()}
     return info
+
+
+def _report(info: Any, measured: Mapping[str, Metric]) -> dict[str, Any]:
+    rows: dict[str, Any] = {"loss": total_of(info)}
+    rows |= {name: mean_of(sums) for name, sums in info["losses"].items() if name}
+    rows |= {"penalty": mean_of(info["penalty"])} if "penalty" in info else {}
+    return rows | {name: measured[name].compute(sums) for name, sums in info["metrics"].items()}
 
 
 def _expect_metrics(given: Any) -> dict[str, Metric]:
