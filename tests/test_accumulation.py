@@ -78,6 +78,7 @@ def test_an_epoch_ends_with_a_step_on_what_is_left():
     close(found.state.params, expected.state.params, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_law_holds():
     model = layers.serial(layers.dense(6), layers.batch_norm(), layers.dropout(0.3), layers.tanh, layers.dense(2))
     line = supervised(3, model, optax.adam(0.01))

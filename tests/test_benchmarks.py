@@ -107,6 +107,7 @@ def test_the_other_side_needs_nothing_of_funcnn(module):
     assert not re.search(r"^\s*(from|import) funcnn", (BENCHMARKS / f"{module}.py").read_text(), re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_four_calls_of_a_workload(benchmark):
     script, workloads = benchmark("against_scan"), benchmark("workloads")
     work = workloads.WORKLOADS["W1"]._replace(epochs=5)

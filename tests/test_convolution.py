@@ -41,6 +41,7 @@ def torch_conv(torch, x, kernel, bias, strides, padding, dilation, groups):
     return torch.movedim(conv(x, kernel, bias, strides, 0, dilation, groups), 1, -1)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(case=convolutions())
 def test_conv_and_its_gradients_are_those_of_pytorch(torch, case):

@@ -516,6 +516,7 @@ def test_weights_of_another_shape(shape):
     )
 
 
+@pytest.mark.slow
 def test_lists_series_and_data_frames_are_taken():
     pandas = pytest.importorskip("pandas")
     expected = fit().history["loss"]

@@ -61,7 +61,7 @@ CLAIMS = {
     ],
 }
 FIGURES = ("digits.py",)
-LONG = ("diabetes.py", "digits.py", "from_pytorch.py", "heights.py", "moons.py", "pinn.py")
+LONG = ("diabetes.py", "digits.py", "from_pytorch.py", "heights.py", "iris.py", "moons.py", "pinn.py")
 PARTS = ("pytorch_networks.py",)  # of other examples
 
 every_example = pytest.mark.parametrize("name", sorted(CLAIMS))

@@ -180,6 +180,7 @@ def started(case):
     return jax.jit(case.trainer.init)(init_key, first)._replace(key=step_key)
 
 
+@pytest.mark.slow
 def test_compiled_step_in_a_loop_of_your_own_is_run(case):
     state, step, rows, sums = started(case), training.compiled_step(case.trainer), [], None
     for i, batch in enumerate(batches_by_hand(case.data, KEY, EPOCHS)):
@@ -274,6 +275,7 @@ def test_every_form_of_run_is_that_of_fit_and_of_steps(small, options, steps):
     assert_same_bytes(last.state, result.state)
 
 
+@pytest.mark.slow
 def test_fit_and_steps_go_on_from_a_state_as_run_does(small):
     options = {"key": KEY, **small.options}
     whole = training.run(small.trainer, small.data, **options)
@@ -312,6 +314,7 @@ def test_a_function_of_the_key_is_data_in_every_form(small, options, rows):
     assert_same_bytes(last.state, result.state)
 
 
+@pytest.mark.slow
 def test_a_function_of_the_key_goes_on_where_it_was(small):
     options = {"key": KEY, "steps_per_epoch": 3}
     whole = training.run(small.trainer, draw, epochs=4, **options)

@@ -184,7 +184,7 @@ def test_only_the_rows_that_say_so_look_across_the_batch(row: LayerRow) -> None:
     assert all(equal) != row.looks_across_batch
 
 
-@over(LAYERS, every_day=True)
+@over(LAYERS)
 def test_not_training_needs_no_key_and_draws_nothing(row: LayerRow) -> None:
     layer, params, state = made(row, row.input())
     x = jnp.asarray(row.input())

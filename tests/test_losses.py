@@ -60,6 +60,7 @@ def torch_value_and_grad(torch, loss, prediction):
 # ---- oracles ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("loss", "name", "options"), ELEMENTWISE, ids=lambda v: v if isinstance(v, str) else "")
 def test_elementwise_losses_and_gradients_are_pytorchs(torch, loss, name, options, shape):

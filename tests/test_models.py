@@ -75,6 +75,7 @@ def params_at(params, path):
     return trees.select(params, path)[path]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["pre", pytest.param("post", marks=pytest.mark.slow)])
 def test_generation_with_the_cache_is_the_full_pass(norm):
     model, cached = (models.transformer(11, 16, **SIZE, norm=norm, cache=cache) for cache in (False, True))
@@ -88,6 +89,7 @@ def test_generation_with_the_cache_is_the_full_pass(norm):
     np.testing.assert_allclose(jnp.concatenate(found, 1), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["pre", pytest.param("post", marks=pytest.mark.slow)])
 def test_an_encoder_looks_both_ways_and_not_at_what_is_masked(norm):
     model = models.transformer(11, 16, **SIZE, kind="encoder", norm=norm)

@@ -184,7 +184,7 @@ def by_layer(layer, n, params, state, x, key):
     return x, jax.tree.map(lambda *a: jnp.stack(a), *states)
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_repeat_is_its_layers_one_after_the_other_with_gradients(remat):
     model = layers.repeat(BLOCK, 4, remat=remat)
     params, state = model.init(KEY, X)

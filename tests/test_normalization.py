@@ -31,6 +31,7 @@ def drawn(params):
     return {k: jnp.asarray(RNG.normal(1.0, 0.5, v.shape), v.dtype) for k, v in params.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 5), (4, 6, 5), (3, 4, 2, 5), (2, 2, 3, 2, 5)])
 @pytest.mark.parametrize("affine", [True, False])
 def test_batch_norm_trains_and_evaluates_as_in_pytorch(torch, shape, affine):

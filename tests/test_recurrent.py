@@ -119,6 +119,7 @@ def against_torch(torch, cell, layer, x, start, **options):
     close(jax.tree.leaves(start_gradient), [part.grad.numpy()[0] for part in start_there])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cell", "bias"), [("elman", True), ("lstm", True), ("gru", True), ("gru", False)])
 def test_outputs_carry_and_gradients_are_those_of_pytorch(torch, cell, bias):
     layer = layers.recurrent(CELLS[cell](4, bias=bias, **SPREAD), return_carry=True)

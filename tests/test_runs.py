@@ -254,6 +254,7 @@ def test_the_gradient_of_a_run_by_the_learning_rate(make_optimizer, rate):
         np.testing.assert_allclose(jax.jvp(loss, (rate,), (jnp.ones_like(rate),))[1], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_gradient_by_the_data_and_by_the_initial_params():
     line = training.supervised(layers.dense(1), losses.squared_error, optax.sgd(0.1))
     x, y = X, X[:, :1]

@@ -83,6 +83,7 @@ def test_it_grows_after_a_long_time(monkeypatch):
     assert int(result.state.opt_state.good) == 1
 
 
+@pytest.mark.slow
 def test_the_law_holds():
     line = made("dynamic", optimizer=optax.adam(0.01))
     options = {"key": KEY, "epochs": 4, "batch_size": 5}

@@ -180,6 +180,7 @@ def test_a_run_that_goes_bad_hands_back_the_best():
 # ---- differentiation -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_reverse_mode_is_refused_and_forward_mode_goes_through():
     def first_loss(rate):
         return run(made(rate), batch_size=None).history["loss"][1]

@@ -137,6 +137,7 @@ def test_a_row_of_weight_zero_is_no_row():
     close(line.report(one[1]), line.report(three[1]))
 
 
+@pytest.mark.slow
 def test_weights_of_ones_and_of_twos_are_none():
     line = training.supervised(MLP, losses.softmax_cross_entropy, optax.sgd(0.1), {"accuracy": metrics.accuracy})
     options = {"key": KEY, "epochs": 3, "batch_size": 5}
@@ -177,6 +178,7 @@ def test_metrics_and_losses_over_ragged_batches_are_those_of_everything():
     assert float(whole["accuracy"][0]) == pytest.approx((guess == LABELS).mean())
 
 
+@pytest.mark.slow
 def test_dropout_and_batch_norm_act_in_step_and_not_in_evaluate():
     model = layers.serial(layers.dense(8), layers.batch_norm(), layers.dropout(0.5), layers.dense(3))
     line = training.supervised(model, losses.softmax_cross_entropy, optax.sgd(0.1))
