@@ -4,7 +4,9 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 
@@ -48,6 +50,23 @@ def expect_option(where: str, name: str, value: Any, options: Sequence[Any]) -> 
     """Raise unless ``value`` is one of ``options``."""
     if value not in options:
         fail(where, f"{name} to be one of {list(options)}", repr(value), "check the spelling")
+
+
+def expect_lengths(where: str, name: str, lengths: Any, batch: int, time: int) -> None:
+    """Raise unless these are the lengths of ``batch`` sequences, whole numbers up to ``time`` as far as is known."""
+    dtype = lengths.dtype if hasattr(lengths, "dtype") else np.asarray(lengths).dtype
+    if not jnp.issubdtype(dtype, jnp.integer):
+        got, fix = f"{dtype}{np.shape(lengths)}", f"convert them: {name}.astype(jnp.int32)"
+        fail(where, f"{name} of whole numbers", got, fix, TypeError)
+    if np.shape(lengths) != (batch,):
+        fix = "give one for each example"
+        fail(where, f"{name} of shape {(batch,)}", f"{np.shape(lengths)}", fix)
+    if isinstance(lengths, jax.ShapeDtypeStruct) or not is_concrete(lengths) or not batch:
+        return
+    low, high = np.min(lengths), np.max(lengths)
+    if low < 0 or high > time:
+        fix = "count the valid steps of each sequence"
+        fail(where, f"{name} from 0 to {time}, the steps that there are", f"{low} to {high}", fix)
 
 
 def expect_rank(where: str, x: Any, minimum: int, axes: str, fix: str = "reshape the input") -> None:

@@ -177,8 +177,18 @@ def with_features(x: Any, y: Any) -> Any:
     return {**x, "x": y} if isinstance(x, dict) else y
 
 
-def array_layer(init: Callable[..., tuple[Tree, Tree]], apply: Callable[..., tuple[Any, Tree]], kind: str) -> Layer:
-    """A layer from a pair that acts on one array: lifted over side inputs, its key and its input checked."""
+def array_layer(
+    init: Callable[..., tuple[Tree, Tree]],
+    apply: Callable[..., tuple[Any, Tree]],
+    kind: str,
+    params: Sequence[str] = (),
+    state: Sequence[str] = (),
+) -> Layer:
+    """A layer from a pair that acts on one array: lifted over side inputs, its key and its input checked.
+
+    ``params`` and ``state`` name the entries that ``init`` makes, and ``apply`` gets these and no others.
+    """
+    made = ("params", params), ("state", state)
 
     def lifted_init(key: Any, x: Any) -> tuple[Tree, Tree]:
         expect_key(f"{kind}.init", key)
@@ -186,27 +196,26 @@ def array_layer(init: Callable[..., tuple[Tree, Tree]], apply: Callable[..., tup
 
     def lifted_apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         array = jnp.asarray(_one_array(kind, features(kind, x)))
-        try:
-            y, state = apply(params, state, array, key=key, training=training)
-        except KeyError as error:
-            _expect_entry(kind, params, state, error)
-            raise
+        for (what, names), given in zip(made, (params, state), strict=True):
+            expect_entries(kind, what, given, names)
+        y, state = apply(params, state, array, key=key, training=training)
         return with_features(x, y), state
 
     return Layer(lifted_init, lifted_apply, kind)
 
 
-def _expect_entry(kind: str, params: Any, state: Any, error: KeyError) -> None:
-    """Say in words that an entry of params or state is missing, where this is what an error means."""
-    name = error.args[0] if error.args else None
-    if isinstance(name, str) and isinstance(params, dict) and isinstance(state, dict) and name not in (params | state):
-        raise ValueError(
-            f"{kind}: expected {name!r} among params and state, got {sorted(params | state)}; "
-            f"pass what init of this very model returned"
-        ) from None
+def expect_entries(where: str, what: str, given: Any, names: Sequence[str]) -> None:
+    """Raise unless ``given``, the params or the state of a layer, is a dict with entries of these names."""
+    if isinstance(given, dict) and set(given) == set(names):
+        return
+    got = str(sorted(map(str, given))) if isinstance(given, dict) else f"a {type(given).__name__}"
+    expected = f"{what} with {sorted(names)}" if names else f"no {what}"
+    raise ValueError(f"{where}: expected {expected}, got {got}; pass the {what} that init of this very model returned")
 
 
 def _one_array(kind: str, x: Any) -> Any:
+    if isinstance(x, list):
+        raise TypeError(f"{kind}: expected an array, got a list; convert it: jnp.asarray(x)")
     if isinstance(x, (tuple, dict)):
         raise TypeError(
             f"{kind}: expected one array, got a {type(x).__name__} of shapes {shown(x)}; "
@@ -289,8 +298,7 @@ def composite(
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
         expect_key(f"{kind}.init", key)
         x = spec(x)
-        # Compiled, what the route computes on the way is left away, for only params and state come out.
-        return jax.jit(lambda k: initial(k, x))(key) if computes else initial(key, x)
+        return _traced(kind, lambda k: initial(k, x), key) if computes else initial(key, x)
 
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         expect_children(kind, params, state, layers, key)
@@ -313,6 +321,17 @@ def composite(
     return Layer(init, apply, kind, children=children)
 
 
+def _traced(kind: str, initial: Callable[[Any], tuple[Tree, Tree]], key: Any) -> tuple[Tree, Tree]:
+    """``initial(key)``, compiled, so that what it computes on the way is left away: only params and state come out."""
+    try:
+        return jax.jit(initial)(key)
+    except jax.errors.UnexpectedTracerError:
+        raise ValueError(
+            f"{kind}: expected the first call of each child outside of loops and branches, got one inside a function "
+            f"that JAX traces, such as the body of a scan; call it before, or use repeat or shared"
+        ) from None
+
+
 def zeros_of(specs: Tree) -> Tree:
     """Arrays of zeros of the shapes and dtypes of ``specs``."""
     return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), specs)
@@ -322,8 +341,8 @@ def expect_children(kind: str, params: Any, state: Any, children: dict[str, Laye
     """Raise unless params and state are dicts with entries for these children, and the key, if any, is typed."""
     if key is not None:
         expect_key(f"{kind}.apply", key)
-    _expect_entries(kind, "params", params, children)
-    _expect_entries(kind, "state", state, children)
+    _expect_no_others(kind, "params", params, children)
+    _expect_no_others(kind, "state", state, children)
 
 
 def _expect_called(kind: str, called: dict[str, Any], children: dict[str, Layer]) -> None:
@@ -336,7 +355,7 @@ def _without_empty(entries: dict[str, Tree]) -> dict[str, Tree]:
     return {name: tree for name, tree in entries.items() if jax.tree.leaves(tree)}
 
 
-def _expect_entries(where: str, what: str, given: Any, children: dict[str, Layer]) -> None:
+def _expect_no_others(where: str, what: str, given: Any, children: dict[str, Layer]) -> None:
     if not isinstance(given, dict):
         raise TypeError(f"{where}: expected {what} as a dict, got {type(given).__name__}; pass what init returned")
     unknown = sorted(set(given) - set(children))

@@ -248,7 +248,7 @@ def standardize(x: Any) -> Layer:
         y = (x.astype(dtype) - mean) / std
         return y.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else y, state
 
-    return array_layer(init, apply, "standardize")
+    return array_layer(init, apply, "standardize", state=("mean", "std"))
 
 
 def _statistics(where: str, x: Any) -> tuple[Any, Any]:

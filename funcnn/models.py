@@ -6,7 +6,7 @@ from typing import Any
 from jax.nn.initializers import normal
 
 from funcnn import checks, layers
-from funcnn.core import Layer
+from funcnn.core import Layer, shown
 
 
 def mlp(hidden: Sequence[int], features: int, *, activation: Layer = layers.relu, dropout: float = 0.0) -> Layer:
@@ -228,8 +228,9 @@ _SMALL = normal(0.02)
 
 def _translated(x: Any, table: Any, source_start: Any, start: Any, encoder: Any, decoder: Any) -> Any:
     if not isinstance(x, dict) or set(x) != {"source", "target"}:
-        got = sorted(x) if isinstance(x, dict) else type(x).__name__
-        checks.fail("transformer", "a dict with 'source' and 'target'", str(got), "pass both sequences")
+        got = f"one with {sorted(x)}" if isinstance(x, dict) else f"an input of shape {shown(x)}"
+        fix = 'pass {"source": tokens, "target": tokens}'
+        checks.fail("transformer", "a dict with 'source' and 'target', for kind='both'", got, fix)
     source, target = (side if isinstance(side, dict) else {"x": side} for side in (x["source"], x["target"]))
     read = encoder(source_start(table(source)))
     beside = {"context": read["x"]} | {

@@ -152,12 +152,16 @@ def cast(tree: Any, dtype: Any, *patterns: str) -> Any:
         >>> small["dense_0"]["kernel"].dtype, small["dense_0"]["bias"].dtype
         (dtype(bfloat16), dtype('float32'))
     """
-    if not jnp.issubdtype(dtype, jnp.floating):
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         _fail("cast", "a floating dtype", str(dtype), "pass one such as jnp.bfloat16", TypeError)
     chosen = mask(tree, *(patterns or ("**",)), where="cast") if jax.tree.leaves(tree) or patterns else tree
 
     def leaf(a: Any, is_chosen: bool) -> Any:
-        return a.astype(dtype) if is_chosen and jnp.issubdtype(jnp.result_type(a), jnp.floating) else a
+        if not is_chosen or not jnp.issubdtype(jnp.result_type(a), jnp.floating):
+            return a
+        if isinstance(a, jax.ShapeDtypeStruct):
+            return a.update(dtype=jnp.dtype(dtype))
+        return a.astype(dtype) if hasattr(a, "astype") else jnp.asarray(a, dtype)
 
     return jax.tree.map(leaf, tree, chosen)
 

@@ -42,6 +42,7 @@ def test_a_step_is_that_of_the_whole_batch(micro, batch):
     close(one_step(supervised(micro, penalty=penalty), batch), one_step(supervised(None, penalty=penalty), batch))
 
 
+@pytest.mark.slow
 def test_a_mean_of_means_would_be_noticed():
     # What the test above compares is not the mean of the gradients of the parts.
     parts = [one_step(supervised(None), tuple(a[i : i + 4] for a in (X, Y, WEIGHTS)))[0] for i in (0, 4, 8, 12)]
@@ -108,6 +109,7 @@ def test_each_part_has_a_key_of_its_own():
     assert len({a.tobytes() for a in seen}) == 2
 
 
+@pytest.mark.slow
 def test_less_memory_is_used():
     model = layers.serial(*[layer for _ in range(6) for layer in (layers.dense(128), layers.tanh)], layers.dense(2))
     x, y = jnp.zeros((2048, 128)), jnp.zeros((2048, 2))

@@ -50,9 +50,9 @@ def turned(a):
     "options",
     [
         {"heads": 4},
-        {"heads": 4, "key_value_heads": 2, "bias": False},
-        {"heads": 4, "key_value_heads": 1, "head_features": 6, "rotary": True},
-        {"heads": 2, "causal": True, "rotary": True},
+        pytest.param({"heads": 4, "key_value_heads": 2, "bias": False}, marks=pytest.mark.slow),
+        pytest.param({"heads": 4, "key_value_heads": 1, "head_features": 6, "rotary": True}, marks=pytest.mark.slow),
+        pytest.param({"heads": 2, "causal": True, "rotary": True}, marks=pytest.mark.slow),
     ],
 )
 def test_self_attention_is_its_formula(options):
@@ -80,7 +80,7 @@ MASKS = {
 
 
 @pytest.mark.parametrize("name", MASKS)
-@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize("cross", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_masks_hide_what_they_say_and_leave_zeros_where_nothing_is_seen(name, cross):
     layer, x = layers.attention(2, cross=cross), drawn(3, 4 if cross else 5, 8)
     context = drawn(3, 5, 6) if cross else x
@@ -101,6 +101,7 @@ def test_masks_hide_what_they_say_and_leave_zeros_where_nothing_is_seen(name, cr
     assert np.isfinite(jax.jvp(jax.grad(total), (jnp.asarray(x),), (jnp.asarray(x),))[1]).all()
 
 
+@pytest.mark.slow
 def test_nan_where_nobody_looks_stays_there_in_gradients_too():
     layer, x, there = (
         layers.attention(2),
@@ -118,6 +119,7 @@ def test_nan_where_nobody_looks_stays_there_in_gradients_too():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(total)(params, holes)))
 
 
+@pytest.mark.slow
 def test_float16_compiles_and_is_its_rounding():
     layer, x = layers.attention(2), drawn(2, 4, 6)
     params, state = layer.init(KEY, x)
@@ -329,9 +331,19 @@ def applied(layer, given, at_init=X):
         (
             lambda: applied(layers.attention(2), {"x": X, "lengths": np.ones(3, int)}),
             ValueError,
-            r"numbers \(2,\)",
+            r"lengths of shape \(2,\), got \(3,\); give one for each",
         ),
-        (lambda: applied(layers.attention(2), {"x": X, "lengths": np.ones(2)}), ValueError, "lengths as whole numbers"),
+        (lambda: applied(layers.attention(2), {"x": X, "lengths": np.ones(2)}), TypeError, "lengths of whole numbers"),
+        (
+            lambda: applied(layers.attention(2), {"x": X, "lengths": [3, 6]}),
+            ValueError,
+            "lengths from 0 to 5, the steps",
+        ),
+        (
+            lambda: layers.attention(2, causal=True, cache=5).apply(layers.attention(2).init(KEY, X)[0], {}, X),
+            ValueError,
+            r"attention: expected state with \['index', 'key', 'value'\], got \[\]",
+        ),
         (
             lambda: applied(layers.attention(2), {"x": X, "lengths": np.ones(2, int), "mask": np.ones((2, 5), bool)}),
             ValueError,
@@ -347,7 +359,11 @@ def applied(layer, given, at_init=X):
             ValueError,
             "at most 4 positions, as the cache has, got 5",
         ),
-        (lambda: layers.attention(2).apply({}, {}, X), ValueError, "'query' among the params"),
+        (
+            lambda: layers.attention(2).apply({}, {}, X),
+            ValueError,
+            r"attention: expected params with \['key', 'output', 'query', 'value'\], got \[\]",
+        ),
         (lambda: layers.learned_positions(4).init(KEY, X), ValueError, "at most 4 elements, got 5"),
         (lambda: layers.sinusoidal_positions().init(KEY, X[..., :5]), ValueError, "an even number of features, got 5"),
         (

@@ -320,7 +320,7 @@ def test_images_of_whole_numbers_are_refused():
     )
     for call in (
         layers.conv(8, 3).init,
-        lambda key, x: layers.conv(8, 3).apply({"kernel": jnp.ones((3, 3, 3, 8))}, {}, x),
+        lambda key, x: layers.conv(8, 3, bias=False).apply({"kernel": jnp.ones((3, 3, 3, 8))}, {}, x),
     ):
         with pytest.raises(TypeError, match="^" + re.escape(message)):
             call(jax.random.key(0), images)

@@ -157,6 +157,7 @@ SIZES = st.sampled_from([2, 3, 5, 8, 21, 60])  # a few, for each is compiled
 LABELS = SIZES.flatmap(lambda n: st.lists(st.integers(0, 5), min_size=n, max_size=n))
 
 
+@pytest.mark.slow
 @given(labels=LABELS, fraction=st.floats(0.01, 0.99), seed=st.integers(0, 2**32 - 1), stratified=st.booleans())
 def test_a_split_loses_no_example_and_takes_none_twice(labels, fraction, seed, stratified):
     rows = np.arange(len(labels))

@@ -23,11 +23,6 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("README.md"), *ROOT.glob("docs/**/*.md")])
 
 every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-every_run = pytest.mark.parametrize(  # the README every day
-    "path",
-    [pytest.param(path, marks=[pytest.mark.slow] if path.parent != ROOT else []) for path in DOCUMENTS],
-    ids=lambda path: path.relative_to(ROOT).as_posix(),
-)
 
 
 # ---- what documents show ---------------------------------------------------------------------------------------------
@@ -65,7 +60,8 @@ def execute(path):
             example.evaluate()
 
 
-@every_run
+@pytest.mark.slow
+@every_document
 def test_every_snippet_runs_and_prints_what_is_shown(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # figures that a snippet saves
     execute(path)

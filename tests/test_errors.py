@@ -568,6 +568,7 @@ def test_a_batch_size_that_is_no_whole_number(batch_size):
     assert_raises(lambda: fit(batch_size=batch_size), TypeError, message)
 
 
+@pytest.mark.slow
 def test_a_batch_size_of_none_and_one_above_the_examples_are_one_batch():
     line = trainer()
     alone = [fit(line, batch_size=b, epochs=3, shuffle=False) for b in (None, N, N + 1, 1000, np.int64(30))]

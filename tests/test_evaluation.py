@@ -111,6 +111,7 @@ def test_evaluate_weighs_rows(state):
     assert found["accuracy"] == pytest.approx(alone["accuracy"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluate_is_the_validation_of_a_run(state):
     result = training.fit(LINE, (X, LABELS), key=KEY, epochs=1, progress=False, validation=(X[:50], LABELS[:50]))
     found = training.evaluate(LINE, result.state, (X[:50], LABELS[:50]))

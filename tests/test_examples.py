@@ -61,13 +61,9 @@ CLAIMS = {
     ],
 }
 FIGURES = ("digits.py",)
-LONG = ("diabetes.py", "digits.py", "from_pytorch.py", "heights.py", "iris.py", "moons.py", "pinn.py")
 PARTS = ("pytorch_networks.py",)  # of other examples
 
 every_example = pytest.mark.parametrize("name", sorted(CLAIMS))
-every_run = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in sorted(CLAIMS)]
-)
 
 
 @functools.cache
@@ -102,7 +98,8 @@ def test_an_example_is_short_and_says_what_it_shows(name):
     assert len(ast.get_docstring(ast.parse(text)) or "") > 80
 
 
-@every_run
+@pytest.mark.slow
+@every_example
 def test_an_example_keeps_its_claims(name):
     done, _ = executed(name)
     assert done.returncode == 0, done.stderr
@@ -112,7 +109,8 @@ def test_an_example_keeps_its_claims(name):
         assert all(claim.low <= float(number) <= claim.high for number in found), f"{claim.pattern}\n{done.stdout}"
 
 
-@every_run
+@pytest.mark.slow
+@every_example
 def test_an_example_prints_what_fits_on_a_screen(name):
     """Standard error holds the progress of ``fit`` and nothing else."""
     done, _ = executed(name)
@@ -122,7 +120,8 @@ def test_an_example_prints_what_fits_on_a_screen(name):
     assert [line for line in done.stderr.splitlines() if not line.startswith("epoch ")] == []
 
 
-@every_run
+@pytest.mark.slow
+@every_example
 def test_an_example_leaves_no_files_but_figures(name):
     _, left = executed(name)
     assert set(left) == ({".png"} if name in FIGURES else set())

@@ -88,6 +88,7 @@ def test_validation_is_compiled_once_and_not_in_each_epoch(compilations):
     assert_same_bytes(second, first)
 
 
+@pytest.mark.slow
 def test_a_second_fit_traces_nothing():
     chex.clear_trace_counter()
     counts = {}
@@ -131,6 +132,7 @@ def test_every_counts_steps_where_the_run_does(line):
     assert seen == [(1, 3), (2, 6), (2, 8)]
 
 
+@pytest.mark.slow
 def test_within_an_epoch_an_event_reports_the_part_that_was_run(line):
     events = list(training.steps(line, (X, Y), **OPTIONS))
     assert [event.step for event in events] == list(range(1, 21))
@@ -148,6 +150,7 @@ def test_within_an_epoch_an_event_reports_the_part_that_was_run(line):
         assert events[begin // BATCH].metrics["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_steps_is_lazy(line):
     stream = training.steps(line, (X, Y), **{**OPTIONS, "epochs": 100_000})
     assert [event.step for event in itertools.islice(stream, 2)] == [1, 2]
@@ -321,6 +324,7 @@ def shown_on_a_terminal(code):
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode()), out
 
 
+@pytest.mark.slow
 def test_on_a_terminal_progress_is_a_bar_with_epoch_and_loss():
     seen, out = shown_on_a_terminal(ON_A_TERMINAL)
     assert out == b""
@@ -408,6 +412,7 @@ def test_a_bad_step_in_the_very_last_chunk():
     training.fit(line, data, key=KEY, steps=2, batch_size=BATCH, shuffle=False, progress=False)
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_with_what_is_not_finite():
     line, data = trainer(optimizer=optax.sgd(300.0)), (X, Y)
     result = training.fit(line, data, progress=False, on_nonfinite="continue", every=1, **OPTIONS)

@@ -301,7 +301,7 @@ def draw(key):
     [
         pytest.param({"epochs": 7}, 7, marks=pytest.mark.slow),
         pytest.param({"epochs": 3, "steps_per_epoch": 5}, 3, marks=pytest.mark.slow),
-        ({"steps": 11, "steps_per_epoch": 4}, 3),
+        pytest.param({"steps": 11, "steps_per_epoch": 4}, 3, marks=pytest.mark.slow),
     ],
 )
 def test_a_function_of_the_key_is_data_in_every_form(small, options, rows):

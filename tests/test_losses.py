@@ -212,6 +212,7 @@ def test_the_target_has_a_gradient_too(name):
     assert np.isfinite(slope).all()
 
 
+@pytest.mark.slow
 def test_options_may_be_tracers():
     logits, label = jnp.array([[1.0, 2.0], [0.5, -1.0]]), np.array([0, 1])
     for smoothing in (0.0, 0.3):

@@ -97,6 +97,7 @@ def test_values_are_scikit_learns(name, weighted):
     np.testing.assert_allclose(score(metric, jnp.asarray(outputs), jnp.asarray(targets), weights), expected, rtol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs", [(), (1,), (3,)], ids=str)
 def test_r_squared_is_scikit_learns_where_the_mean_is_a_thousand_times_the_spread(outputs):
     for centre, batch in ((1000, 64), (-1024, 100), (10_000, 64)):
@@ -108,6 +109,7 @@ def test_r_squared_is_scikit_learns_where_the_mean_is_a_thousand_times_the_sprea
         np.testing.assert_allclose(value, sk.r2_score(np.float64(target), np.float64(guess)), atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-9, 1e-2, 1.0, 1e6, 1e9])
 def test_r_squared_does_not_depend_on_the_unit(scale):
     target = np.exp(RNG.normal(scale=2, size=500)) * RNG.choice([-1, 1], 500)
@@ -241,6 +243,7 @@ def test_the_last_axis_of_a_regression_holds_outputs(name):
     np.testing.assert_allclose(score(metric, outputs, targets, weights), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_sums_are_float32_of_half_precision_and_float64_under_x64(name):
     metric, data, _ = ROWS[name]
@@ -258,12 +261,14 @@ def test_counts_in_half_precision_do_not_stop_at_256():
     assert score(metrics.confusion_matrix(2), outputs, np.ones(1000, int))[1, 1] == 1000
 
 
+@pytest.mark.slow
 def test_a_mean_over_nothing_is_nan():
     assert np.isnan(score(metrics.accuracy, np.zeros((0, 3), np.float32), np.zeros(0, int)))
     assert np.isnan(score(metrics.mean_squared_error, np.ones(2, np.float32), np.ones(2), np.zeros(2)))
     assert np.isnan(score(metrics.r_squared, np.ones(2, np.float32), np.ones(2), np.zeros(2)))
 
 
+@pytest.mark.slow
 def test_outputs_of_nan_are_never_right():
     nan = np.full((2, 3), np.nan, np.float32)
     for k in (1, 2, 3):

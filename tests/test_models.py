@@ -51,6 +51,7 @@ def test_a_small_resnet_does_not_shrink_small_images_at_once():
         models.resnet(34, 10)
 
 
+@pytest.mark.slow
 def test_a_decoder_sees_nothing_that_comes_after():
     model = models.transformer(11, 16, **SIZE)
     params, state, y = started(model, TOKENS)
@@ -136,6 +137,7 @@ def test_both_need_both():
         models.transformer(11, 16, **SIZE, kind="both").init(KEY, TOKENS)
 
 
+@pytest.mark.slow
 def test_a_model_is_summarised():
     table = inspection.summary(models.transformer(11, 16, **SIZE), TOKENS)
     params, _ = models.transformer(11, 16, **SIZE).init(KEY, TOKENS)

@@ -282,7 +282,7 @@ def test_inputs_that_cannot_be_normalised_are_refused(layer, shape, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         layer.init(jax.random.key(0), jnp.ones(shape))
     with pytest.raises(ValueError, match=f"^{message}"):
-        layer.apply({}, {}, jnp.ones(shape))
+        layer.apply(layer.init(jax.random.key(0), jnp.ones((2, 3, 8)))[0], {}, jnp.ones(shape))
 
 
 def test_groups_are_a_count():
@@ -327,3 +327,21 @@ def test_too_few_axes_and_hyperparameters_out_of_range_are_refused():
     for factory in (layers.batch_norm, layers.layer_norm, layers.rms_norm, group_norm, layers.instance_norm):
         with pytest.raises(ValueError, match="expected epsilon from"):
             factory(epsilon=-1.0)
+
+
+# ---- params of another layer -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "layer", [layers.layer_norm(), layers.batch_norm(), layers.group_norm(2), layers.instance_norm(), layers.rms_norm()]
+)
+def test_params_that_are_missing_or_too_many_are_refused(layer):
+    x = jnp.asarray(RNG.normal(size=(3, 4, 6)), jnp.float32)
+    params, state = layer.init(jax.random.key(0), x)
+    others = [{name: a for name, a in params.items() if name != left} for left in params]
+    for wrong in (*others, params | {"offset": jnp.ones(6)}):
+        with pytest.raises(ValueError, match=rf"{layer.kind}: expected params with \[.*'scale'\], got \["):
+            layer.apply(wrong, state, x)
+    plain = layers.layer_norm(bias=False)
+    with pytest.raises(ValueError, match=r"layer_norm: expected params with \['scale'\], got \['bias', 'scale'\]"):
+        plain.apply({"scale": jnp.ones(6), "bias": jnp.ones(6)}, {}, x)

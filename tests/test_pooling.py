@@ -151,6 +151,7 @@ def test_global_lp_pool_is_the_norm_of_numpy(p, shape):
     np.testing.assert_allclose(layers.global_lp_pool(p).apply({}, {}, x)[0], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
 def test_derivatives_of_a_norm_are_finite_at_zero_and_zero_where_all_is(p):
     x = jnp.asarray([0.0, 0.0, 0.0, 3.0, -4.0, 0.0]).reshape(1, 6, 1)
@@ -164,6 +165,7 @@ def test_derivatives_of_a_norm_are_finite_at_zero_and_zero_where_all_is(p):
     assert np.isfinite(jax.jvp(jax.grad(lambda x: total(x, p)), (x,), (jnp.ones_like(x),))[1]).all()
 
 
+@pytest.mark.slow
 def test_the_curvature_of_the_euclidean_norm_is_right_beside_zero():
     x = jnp.asarray([0.0, 3.0, 4.0]).reshape(1, 3, 1)
     hessian = jax.hessian(lambda x: layers.global_lp_pool(2).apply({}, {}, x)[0].sum())(x).reshape(3, 3)

@@ -98,6 +98,7 @@ def test_a_wide_row_of_the_kernel_is_a_product_of_its_own_but_not_in_half_precis
         assert products(partial(primitives.conv, **options), x, kernel) == expected
 
 
+@pytest.mark.slow
 def test_the_patches_of_a_large_batch_do_not_lie_in_memory_together(monkeypatch):
     options = {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1)}
     x, kernel = jax.ShapeDtypeStruct((16, 64, 64, 64), jnp.float32), jax.ShapeDtypeStruct((3, 3, 64, 64), jnp.float32)
@@ -113,6 +114,7 @@ def test_the_patches_of_a_large_batch_do_not_lie_in_memory_together(monkeypatch)
     assert bounded < 0.6 * memory()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bounds", [(HUGE, HUGE), (0, 5_000)])
 def test_conv_maps_over_kernels_and_over_kernels_and_inputs(monkeypatch, bounds):
     monkeypatch.setattr(primitives, "_WHOLE_BYTES", bounds[0])

@@ -26,7 +26,7 @@ def close(found, expected, rtol=1e-5):
 
 
 @pytest.mark.parametrize("loss_scale", ["dynamic", *(pytest.param(n, marks=pytest.mark.slow) for n in (1024.0, 3))])
-@pytest.mark.parametrize("micro", [None, 5])
+@pytest.mark.parametrize("micro", [None, pytest.param(5, marks=pytest.mark.slow)])
 def test_in_float32_it_changes_nothing(loss_scale, micro):
     options = {"key": KEY, "epochs": 3, "batch_size": 12, "progress": False}
     found = training.fit(made(loss_scale, micro), (X, Y), **options)

@@ -38,6 +38,7 @@ def test_both_ends_are_exact(dtype, compiled):
     assert run(1.0, x).dtype == dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
 def test_gradients_by_input_and_by_rate_are_right_and_finite(rate):
     x = jnp.linspace(-2.0, 2.0, 64)

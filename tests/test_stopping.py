@@ -82,6 +82,7 @@ def test_the_rule(values, monitor, expected):
 # ---- the law ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [None, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_fit_stops_where_run_stops_with_the_same_bits(every):
     whole = jax.jit(lambda: run(keep_best=True))()
@@ -96,6 +97,7 @@ def test_fit_stops_where_run_stops_with_the_same_bits(every):
     assert all(np.isnan(column).all() for column in after.values())
 
 
+@pytest.mark.slow
 def test_it_is_the_unstopped_run_up_to_where_it_stops():
     stopped, best = fit(keep_best=True), int(np.argmin(fit().history["validation_loss"]))
     rows = int(stopped.epochs_run)
@@ -141,6 +143,7 @@ def test_members_stop_on_their_own():
         np.testing.assert_allclose(together.history["loss"][i], alone.history["loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_steps_end_and_the_last_event_is_the_end_of_the_run():
     result = fit()
     for every in (1, 7):

@@ -59,6 +59,7 @@ def assert_same_as(twin, params):
         np.testing.assert_allclose(params[name]["bias"], layer.bias.detach().numpy(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "adam", "adamw"])
 def test_five_steps_are_those_of_pytorch(torch, name):
     params, _ = MLP.init(KEY, X)
@@ -214,6 +215,7 @@ def regression(optimizer, **options):
     return objective, (X, Y)
 
 
+@pytest.mark.slow
 def test_lbfgs_with_its_line_search_finds_the_least_squares():
     line, data = regression(optax.lbfgs(memory_size=5))
     result = training.run(line, data, key=KEY, epochs=15, batch_size=None)
@@ -254,6 +256,7 @@ def test_an_optimizer_is_given_value_gradient_and_a_function_of_params():
     close(seen["grad"], expected)
 
 
+@pytest.mark.slow
 def test_evaluation_takes_the_params_that_it_is_told_to():
     optimizer = optax.contrib.schedule_free_sgd(0.2)
     line, data = regression(optimizer)

@@ -143,7 +143,7 @@ def test_what_is_frozen_computes_as_at_rest_and_lets_gradients_through():
 # ---- mixed precision -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("compute", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("compute", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_mixed_precision_computes_in_one_dtype_and_keeps_another(compute):
     seen = []
     spy = layers.function(lambda x: (seen.append(x.dtype), x)[1])
@@ -206,6 +206,7 @@ def test_a_low_rank_update_is_one_and_merging_it_changes_nothing():
         np.testing.assert_allclose(plain[name]["bias"], params["base"][name]["bias"])
 
 
+@pytest.mark.slow
 def test_lora_of_some_weights_of_convolutions_and_inside_other_layers():
     images = jnp.asarray(RNG.normal(size=(2, 5, 5, 3)), jnp.float32)
     inside = layers.serial(layers.lora(layers.conv(4, 3), 2), layers.flatten, layers.dense(2))
@@ -260,6 +261,7 @@ def test_spectral_norm_is_pytorchs(torch):
     close(slope["kernel"], twin.parametrizations.weight.original.grad.T.numpy(), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_spectral_norm_makes_the_largest_singular_value_one():
     model = layers.spectral_norm(layers.serial(layers.conv(4, 3), layers.batch_norm()))
     images = jnp.asarray(RNG.normal(size=(2, 5, 5, 3)), jnp.float32)
@@ -318,6 +320,7 @@ def test_children_with_such_names_are_children():
     assert trees.paths(layers.merged(params)) == trees.paths(params)
 
 
+@pytest.mark.slow
 def test_losses_that_layers_add_are_summed_over_what_is_repeated():
     def apply(params, state, x, *, key=None, training=False):
         return x, {"auxiliary_loss": jnp.float32(0.5)}
@@ -328,3 +331,81 @@ def test_losses_that_layers_add_are_summed_over_what_is_repeated():
     batch = X, jnp.ones((5, 1))
     _, info = line.step(line.init(KEY, batch), batch)
     np.testing.assert_allclose(line.report(info)["penalty"], 1.5)
+
+
+# ---- params that are stacked -----------------------------------------------------------------------------------------
+
+STACKED = layers.serial(layers.repeat(layers.dense(6), 4), layers.ensemble(layers.repeat(layers.dense(6), 3), 2))
+AT = "repeat_0/dense_0/kernel"
+DEEP = "ensemble_0/repeat_0/dense_0/kernel"
+
+
+def test_stacked_weights_are_drawn_each_for_itself():
+    wide = jnp.ones((2, 64))
+    model = layers.ensemble(layers.repeat(layers.dense(64), 8), 3)
+    model = layers.with_initializers(model, {"**/kernel": jax.nn.initializers.he_normal()})
+    ((_, kernels),) = trees.select(jax.jit(model.init)(KEY, wide)[0], "**/kernel").items()
+    assert kernels.shape == (3, 8, 64, 64)
+    # The spread is that of 64 inputs in each of the 24, and no two are the same.
+    np.testing.assert_allclose(np.std(kernels, axis=(2, 3)), (2 / 64) ** 0.5, rtol=0.06)
+    assert len(np.unique(np.asarray(kernels).reshape(24, -1)[:, 0])) == 24
+
+
+def test_stacked_weights_have_an_update_each():
+    adapted = layers.lora(STACKED, rank=2)
+    params, state = jax.jit(adapted.init)(KEY, X)
+    updates = trees.select(params["lora"], "**")
+    assert updates[f"{AT}/a"].shape == (4, 6, 2)
+    assert updates[f"{AT}/b"].shape == (4, 2, 6)
+    assert updates[f"{DEEP}/b"].shape == (2, 3, 2, 6)
+    assert len(np.unique(updates[f"{DEEP}/a"][..., 0, 0])) == 6
+    close(adapted.apply(params, state, X)[0], STACKED.apply(params["base"], state, X)[0])
+    params = jax.tree.map(lambda a: a + 0.1, params)
+    plain = layers.merged(params)
+    updates, base = trees.select(params["lora"], "**"), trees.select(params["base"], "**")
+    for path, whole in trees.select(plain, AT, DEEP).items():
+        for at in np.ndindex(whole.shape[:-2]):
+            close(whole[at], base[path][at] + updates[f"{path}/a"][at] @ updates[f"{path}/b"][at])
+
+
+def test_windows_that_are_stacked_have_an_update_each():
+    image = jnp.asarray(RNG.normal(size=(2, 5, 5, 3)), jnp.float32)
+    model = layers.repeat(layers.conv(3, 3, padding="SAME"), 4)
+    params, _ = jax.jit(layers.lora(model, rank=2).init)(KEY, image)
+    params = jax.tree.map(lambda a: a + 0.1, params)
+    update = params["lora"]["conv_0"]["kernel"]
+    assert (update["a"].shape, update["b"].shape) == ((4, 3, 3, 3, 2), (4, 2, 3))
+    whole = layers.merged(params)["conv_0"]["kernel"]
+    base = params["base"]["conv_0"]["kernel"]
+    close(whole, base + np.einsum("nhwir,nro->nhwio", update["a"], update["b"]))
+
+
+def test_stacked_weights_have_a_length_each():
+    model = layers.repeat(layers.dense(6), 4)
+    within = layers.repeat(layers.weight_norm(layers.dense(6)), 4)
+    around = layers.weight_norm(model)
+    params, state = around.init(KEY, X)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, within.init(KEY, X)[0])
+    params = jax.tree.map(lambda a: a * 1.5 + 0.1, params)
+    close(around.apply(params, state, X)[0], within.apply(params, state, X)[0])
+    deep, _ = layers.weight_norm(STACKED).init(KEY, X)
+    assert trees.select(deep, f"{DEEP}/scale")[f"{DEEP}/scale"].shape == (2, 3, 6)
+
+
+def test_stacked_weights_have_a_largest_singular_value_each():
+    model = layers.spectral_norm(STACKED)
+    params, state = jax.jit(model.init)(KEY, X)
+    params = jax.tree.map(lambda a: a * jnp.arange(1.0, 1 + a.shape[0]).reshape(-1, *(1,) * (a.ndim - 1)), params)
+    again = jax.jit(lambda s: model.apply(params, s, X, training=True)[1])
+    for _ in range(60):
+        state = again(state)
+    vectors = trees.select(state["spectral_norm"], "**")
+    for path, weight in trees.select(params, "**/kernel").items():
+        u, v = vectors[f"{path}/u"], vectors[f"{path}/v"]
+        sigma = np.einsum("...o,...io,...i->...", u, weight, v)
+        np.testing.assert_allclose(sigma, np.linalg.svd(weight)[1][..., 0], rtol=1e-3)
+
+
+def test_a_vector_is_no_matrix_however_many_are_stacked():
+    with pytest.raises(ValueError, match="at least 2 axes"):
+        layers.lora(layers.repeat(layers.dense(6), 4), rank=2, where="**/bias").init(KEY, X)

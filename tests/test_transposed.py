@@ -146,6 +146,7 @@ def test_same_makes_the_input_larger_by_the_strides(window, strides, dilation):
     assert y.shape == (1, 4 * strides, 5 * strides, 2)
 
 
+@pytest.mark.slow
 def test_half_precision_is_that_of_its_rounding(torch):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 5, 8)), jnp.bfloat16)
     layer = layers.conv_transpose(6, 3, strides=2, padding=1, bias=False)

@@ -288,4 +288,4 @@ def prelu(*, alpha_init: Callable[..., Any] = _QUARTER) -> Layer:
             )
         return jnp.where(x >= 0, x, primitives.along_last(alpha.astype(x.dtype), x.ndim) * x), state
 
-    return array_layer(init, apply, "prelu")
+    return array_layer(init, apply, "prelu", ("alpha",))

@@ -1,5 +1,6 @@
 """Weights made of other weights: low-rank updates, and norms of the weights themselves."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import he_uniform
 
-from funcnn import checks, trees
+from funcnn import checks, stacks, trees
 from funcnn.core import Layer, Tree, child_key, expect_key, expect_layer
 from funcnn.layers.transforms import reparametrized
 
@@ -52,8 +53,7 @@ def lora(layer: Layer, rank: int, *, where: str = "**/kernel", a_init: Initializ
     Notes:
         1. There is no ``alpha``: with an optimizer that scales its steps, as Adam does, it is another name for the
            learning rate.
-        2. Params that are stacked have an axis more, which is taken for one of the weight: write
-           ``repeat(lora(layer, rank), n)``, not ``lora(repeat(layer, n), rank)``.
+        2. Of params that ``repeat`` or ``ensemble`` stacks each has an update of its own.
 
     Reference: Hu et al., "LoRA: low-rank adaptation of large language models", 2021.
     """
@@ -69,12 +69,13 @@ def lora(layer: Layer, rank: int, *, where: str = "**/kernel", a_init: Initializ
             checks.fail("lora", "a layer without another lora inside", "one", fix)
         updates: dict[str, Any] = {}
         for path, weight in trees.select(base, where, where="lora").items():
-            if weight.ndim < 2:
+            axes = stacks.axes_of(layer, path)
+            if weight.ndim - axes < 2:
                 got = f"shape {weight.shape} at {path!r}"
                 checks.fail("lora", "weights with at least 2 axes", got, "narrow the pattern: where='**/kernel'")
-            a = a_init(child_key(child_key(key, "lora"), path), (*weight.shape[:-1], rank), weight.dtype)
-            updates[f"{path}/a"] = a
-            updates[f"{path}/b"] = jnp.zeros((rank, weight.shape[-1]), weight.dtype)
+            own = child_key(child_key(key, "lora"), path)
+            updates[f"{path}/a"] = stacks.drawn(a_init, own, (*weight.shape[:-1], rank), weight.dtype, axes)
+            updates[f"{path}/b"] = jnp.zeros((*weight.shape[:axes], rank, weight.shape[-1]), weight.dtype)
         return {"base": base, "lora": trees.nested(updates)}, state
 
     return layer._replace(init=init, apply=inner.apply)
@@ -112,7 +113,10 @@ def merged(params: Tree) -> Tree:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if f"{name}/a" not in updates:
             return weight
-        return weight + jnp.matmul(updates[f"{name}/a"], updates[f"{name}/b"])
+        a, b = updates[f"{name}/a"], updates[f"{name}/b"]
+        # The axes that b has in front are those of stacked params; a may have more, such as those of a window.
+        b = b.reshape(*b.shape[:-2], *(1,) * (a.ndim - b.ndim), *b.shape[-2:])
+        return weight + jnp.matmul(a, b)
 
     return jax.tree_util.tree_map_with_path(plain, merged(params["base"]))
 
@@ -148,8 +152,7 @@ def weight_norm(layer: Layer, *, where: str = "**/kernel") -> Layer:
         {'bias': (4,), 'kernel': {'direction': (3, 4), 'scale': (4,)}}
 
     Notes:
-        1. Of params that are stacked all are taken for one weight: write ``repeat(weight_norm(layer), n)``, not
-           ``weight_norm(repeat(layer, n))``.
+        1. Of params that ``repeat`` or ``ensemble`` stacks each is a weight of its own.
 
     Reference: Salimans and Kingma, "Weight normalization", 2016.
     """
@@ -160,7 +163,9 @@ def weight_norm(layer: Layer, *, where: str = "**/kernel") -> Layer:
         leaves = trees.select(params, "**")
         for path, weight in trees.select(params, where, where="weight_norm").items():
             del leaves[path]
-            leaves |= {f"{path}/direction": weight, f"{path}/scale": _length(weight).reshape(-1)}
+            axes = stacks.axes_of(layer, path)
+            length = _length(weight, axes).reshape(*weight.shape[:axes], weight.shape[-1])
+            leaves |= {f"{path}/direction": weight, f"{path}/scale": length}
         return trees.nested(leaves)
 
     def whole(params: Tree) -> Tree:
@@ -168,15 +173,16 @@ def weight_norm(layer: Layer, *, where: str = "**/kernel") -> Layer:
             return params
         if set(params) != {"direction", "scale"} or isinstance(params["direction"], dict):
             return {name: whole(entry) for name, entry in params.items()}
-        direction = params["direction"]
-        return direction * (params["scale"].reshape((1,) * (direction.ndim - 1) + (-1,)) / _length(direction))
+        direction, scale = params["direction"], params["scale"]
+        length = _length(direction, scale.ndim - 1)
+        return direction * (scale.reshape(length.shape) / length)
 
     return reparametrized(layer, whole, start=split)
 
 
-def _length(weight: Any) -> Any:
-    """The norm over all axes but the last, which stay as axes of one."""
-    squares = jnp.sum(jnp.square(weight), axis=tuple(range(weight.ndim - 1)), keepdims=True)
+def _length(weight: Any, axes: int) -> Any:
+    """The norm over all axes but the last and the first ``axes``; they stay as axes of one."""
+    squares = jnp.sum(jnp.square(weight), axis=tuple(range(axes, weight.ndim - 1)), keepdims=True)
     return jnp.sqrt(jnp.maximum(squares, _LEAST))  # a weight of zeros has no direction, and still a finite gradient
 
 
@@ -216,8 +222,7 @@ def spectral_norm(layer: Layer, *, where: str = "**/kernel", iterations: int = 1
         1.0
 
     Notes:
-        1. Of params that are stacked all are taken for one weight: write ``repeat(spectral_norm(layer), n)``, not
-           ``spectral_norm(repeat(layer, n))``.
+        1. Of params that ``repeat`` or ``ensemble`` stacks each is a weight of its own.
 
     Reference: Miyato, Kataoka, Koyama and Yoshida, "Spectral normalization for generative adversarial networks", 2018.
     """
@@ -226,12 +231,14 @@ def spectral_norm(layer: Layer, *, where: str = "**/kernel", iterations: int = 1
     trees.expect_patterns("spectral_norm", (where,))
 
     def turned(weight: Any, vectors: Any, times: int) -> dict[str, Any]:
-        u, v = vectors["u"], vectors["v"]
-        matrix = _as_matrix(weight).astype(u.dtype)
-        for _ in range(times):
-            v = _unit(matrix.T @ u, epsilon)
-            u = _unit(matrix @ v, epsilon)
-        return {"u": u, "v": v}
+        def one(weight: Any, u: Any, v: Any) -> dict[str, Any]:
+            matrix = _as_matrix(weight).astype(u.dtype)
+            for _ in range(times):
+                v = _unit(matrix.T @ u, epsilon)
+                u = _unit(matrix @ v, epsilon)
+            return {"u": u, "v": v}
+
+        return stacks.of_each(one, vectors["u"].ndim - 1)(weight, vectors["u"], vectors["v"])
 
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
         expect_key("spectral_norm.init", key)
@@ -241,10 +248,13 @@ def spectral_norm(layer: Layer, *, where: str = "**/kernel", iterations: int = 1
             checks.fail("spectral_norm", "a layer without another spectral_norm around the whole of it", "one", fix)
         found: dict[str, Any] = {}
         for path, weight in trees.select(params, where, where="spectral_norm").items():
-            rows = weight.size // weight.shape[-1]
-            u = jax.random.normal(child_key(child_key(key, _SPECTRAL), path), weight.shape[-1:], weight.dtype)
-            start = {"u": _unit(u, epsilon), "v": jnp.zeros((rows,), weight.dtype)}
-            found[path] = turned(weight, start, 15)
+            axes = stacks.axes_of(layer, path)
+            each, rows = weight.shape[:axes], math.prod(weight.shape[axes:-1])
+            own = child_key(child_key(key, _SPECTRAL), path)
+            u = stacks.of_each(lambda vector: _unit(vector, epsilon), axes)(
+                jax.random.normal(own, (*each, weight.shape[-1]), weight.dtype)
+            )
+            found[path] = turned(weight, {"u": u, "v": jnp.zeros((*each, rows), weight.dtype)}, 15)
         return params, {**state, _SPECTRAL: trees.nested(found)}
 
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
@@ -265,12 +275,13 @@ def spectral_norm(layer: Layer, *, where: str = "**/kernel", iterations: int = 1
 
 
 def _divided(vectors: Any) -> Callable[[Any], Any]:
-    def divided(weight: Any) -> Any:
-        u, v = jnp.asarray(vectors["u"]), jnp.asarray(vectors["v"])
+    u, v = jnp.asarray(vectors["u"]), jnp.asarray(vectors["v"])
+
+    def one(weight: Any, u: Any, v: Any) -> Any:
         sigma = u @ (_as_matrix(weight).astype(u.dtype) @ v)
         return (weight / jnp.where(sigma == 0, 1, sigma)).astype(weight.dtype)
 
-    return divided
+    return lambda weight: stacks.of_each(one, u.ndim - 1)(weight, u, v)
 
 
 def _as_matrix(weight: Any) -> Any:

@@ -8,7 +8,18 @@ import jax.numpy as jnp
 from jax.nn.initializers import glorot_uniform, zeros
 
 from funcnn import checks, primitives
-from funcnn.core import Layer, Tree, child_key, expect_key, features, param_dtype, shown, spec, with_features
+from funcnn.core import (
+    Layer,
+    Tree,
+    child_key,
+    expect_entries,
+    expect_key,
+    features,
+    param_dtype,
+    shown,
+    spec,
+    with_features,
+)
 
 Initializer = Callable[..., Any]
 
@@ -146,6 +157,8 @@ def _started(options: _Options, key: Any, x: Any) -> tuple[Tree, Tree]:
 
 def _applied(options: _Options, params: Tree, state: Tree, x: Any, training: bool) -> tuple[Any, Tree]:
     a, context = _sequences(x, options.cross)
+    expect_entries("attention", "params", params, ("query", "key", "value", "output"))
+    expect_entries("attention", "state", state, ("key", "value", "index") if options.length else ())
     width = options.width_of(a.shape[-1])
 
     mask = _mask(x, a, context, options)
@@ -219,13 +232,8 @@ def _rotated(x: Any, positions: Any, base: Any) -> Any:
 
 
 def _mapped(params: Tree, x: Any, name: str, bias: bool) -> Any:
-    if name not in params:
-        fix = "pass what init of this very model returned"
-        checks.fail("attention", f"{name!r} among the params", str(sorted(params)), fix)
     params = params[name]
-    if set(params) != ({"kernel", "bias"} if bias else {"kernel"}):
-        fix = "pass what init of this very model returned"
-        checks.fail("attention", f"{'kernel and bias' if bias else 'a kernel'} for {name}", str(sorted(params)), fix)
+    expect_entries(f"attention: {name}", "params", params, ("kernel", "bias") if bias else ("kernel",))
     kernel = params["kernel"].astype(x.dtype)
     if x.shape[-1] != kernel.shape[0]:
         checks.fail(
@@ -270,9 +278,7 @@ def _mask(x: Any, a: Any, context: Any, options: _Options) -> Any:
     ((name, value),) = given.items()
     value = jnp.asarray(value)
     if name.endswith("lengths"):
-        if value.shape != (batch,) or not jnp.issubdtype(value.dtype, jnp.integer):
-            got = f"{value.dtype}{value.shape}"
-            checks.fail("attention", f"{name} as whole numbers ({batch},)", got, "give one length for each example")
+        checks.expect_lengths("attention", name, value, batch, keys)
         return (jnp.arange(keys)[None] < value[:, None])[:, None, None]
     if value.dtype != bool:
         checks.fail("attention", f"{name} of booleans", str(value.dtype), "True for what may be looked at", TypeError)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import glorot_uniform, orthogonal, zeros
 
 from funcnn import checks, primitives
-from funcnn.core import Layer, Tree, expect_key, features, param_dtype, shown, spec, with_features
+from funcnn.core import Layer, Tree, expect_entries, expect_key, features, param_dtype, shown, spec, with_features
 
 Initializer = Callable[..., Any]
 
@@ -293,7 +293,7 @@ def _cell(
     def lifted_apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key, training
         carry, a = read(jax.tree.map(jnp.asarray, features(kind, x)))
-        _expect_weights(kind, params, ("kernel", "recurrent_kernel", *biases))
+        expect_entries(kind, "params", params, ("kernel", "recurrent_kernel", *biases))
         _expect_features(kind, a, params["kernel"].shape)
         if carry is None:
             start = jnp.zeros((*a.shape[:-1], size), a.dtype)
@@ -382,13 +382,6 @@ def _expect_maps(kind: str, x: Any, kernel_size: Any) -> None:
         axes = " or ".join(str(rank) for rank in ranks)
         fix = "give each step of the sequence these axes, or kernel_size one number for each spatial axis"
         checks.fail(kind, f"(batch, *spatial, features) with {axes} spatial axes", f"shape {tuple(x.shape)}", fix)
-
-
-def _expect_weights(kind: str, params: Any, names: tuple[str, ...]) -> None:
-    missing = [name for name in names if name not in params]
-    if missing:
-        fix = "pass what init of this very model returned"
-        checks.fail(kind, f"{missing[0]!r} among its params", str(sorted(params)), fix)
 
 
 def _expect_features(kind: str, x: Any, kernel_shape: tuple[int, ...]) -> None:

@@ -244,7 +244,7 @@ def _convolving(
         y = primitives.conv(x, kernel, strides=steps, padding=pads, dilation=holes, groups=groups)
         return (y if bias_init is None else y + primitives.along_last(params["bias"].astype(x.dtype), y.ndim)), state
 
-    return array_layer(init, apply, kind)
+    return array_layer(init, apply, kind, ("kernel",) if bias_init is None else ("kernel", "bias"))
 
 
 def _expect_arguments(kind: str, kernel_size: Any, strides: Any, padding: Any, dilation: Any) -> None:

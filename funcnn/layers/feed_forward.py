@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import glorot_uniform, zeros
 
 from funcnn import checks, primitives
-from funcnn.core import Layer, Tree, array_layer, child_key, param_dtype
+from funcnn.core import Layer, Tree, array_layer, child_key, expect_entries, param_dtype
 
 Initializer = Callable[..., Any]
 
@@ -92,6 +92,7 @@ def _gated(kind: str, hidden: int, activation: Callable[[Any], Any], bias: bool,
         checks.expect_floating(kind, x)
 
     def mapped(params: Tree, x: Any) -> Any:
+        expect_entries(kind, "params", params, ("kernel", "bias") if bias else ("kernel",))
         y = primitives.matmul(x, params["kernel"].astype(x.dtype))
         return y + primitives.along_last(params["bias"].astype(x.dtype), y.ndim) if bias else y
 
@@ -105,4 +106,4 @@ def _gated(kind: str, hidden: int, activation: Callable[[Any], Any], bias: bool,
         gated = jnp.multiply(activation(mapped(params["gate"], x)), mapped(params["value"], x))
         return mapped(params["output"], gated), state
 
-    return array_layer(init, apply, kind)
+    return array_layer(init, apply, kind, ("gate", "value", "output"))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnn import checks
-from funcnn.core import Layer, Tree, expect_key, features, spec, with_features
+from funcnn.core import Layer, Tree, expect_entries, expect_key, features, spec, with_features
 
 
 def _unchanged(key: Any, x: Any) -> tuple[Tree, Tree]:
@@ -108,6 +108,7 @@ def parameter(shape: int | Sequence[int], init: Callable[..., Any]) -> Layer:
 
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key, training
+        expect_entries("parameter", "params", params, ("value",))
         value, dtypes = params["value"], _floating_dtypes(spec(features("parameter", x)))
         return with_features(x, value.astype(jnp.result_type(*dtypes)) if dtypes else value), state
 

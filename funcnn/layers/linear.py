@@ -102,7 +102,7 @@ def dense(
         y = y if plain else y.reshape(*y.shape[:-1], *shape)
         return (y + params["bias"].astype(x.dtype).reshape((1,) * (y.ndim - len(shape)) + shape) if bias else y), state
 
-    return array_layer(init, apply, "dense")
+    return array_layer(init, apply, "dense", ("kernel", "bias") if bias else ("kernel",))
 
 
 def _several(value: Any) -> tuple[Any, ...]:
@@ -169,8 +169,8 @@ def embedding(count: int, features: int, *, readout: bool = False, embedding_ini
             _expect_integers(x)
             return False
         if not x.shape or x.shape[-1] != features:
-            got, fix = f"an input of shape {tuple(x.shape)}", "read out what has as many features as the table"
-            checks.fail("embedding", f"{features} features to read out", got, fix)
+            got, fix = f"{x.dtype}{tuple(x.shape)}", "if these are symbols, convert them: x.astype(jnp.int32)"
+            checks.fail("embedding", f"whole numbers to look up, or {features} features to read out", got, fix)
         return True
 
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
@@ -186,7 +186,7 @@ def embedding(count: int, features: int, *, readout: bool = False, embedding_ini
             _expect_rows(x, table.shape[0])
         return table.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False), state
 
-    return array_layer(init, apply, "embedding")
+    return array_layer(init, apply, "embedding", ("embedding",))
 
 
 def _expect_integers(x: Any) -> None:

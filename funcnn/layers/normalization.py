@@ -128,7 +128,7 @@ def batch_norm(*, momentum: Any = 0.9, epsilon: Any = 1e-5, scale: bool = True, 
         y = _scaled(a - along_last(mean, a.ndim), along_last(jax.lax.rsqrt(var + epsilon), a.ndim), params)
         return y.astype(x.dtype), state
 
-    return array_layer(init, apply, "batch_norm")
+    return array_layer(init, apply, "batch_norm", _names(scale, bias), ("mean", "var"))
 
 
 def rms_norm(*, epsilon: Any = 1e-6, scale: bool = True) -> Layer:
@@ -256,11 +256,12 @@ def _stateless(
 
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key, training
-        _expect_features(kind, x, params)
+        _expect_features(kind, x)
         expect(x)
+        _expect_sizes(kind, x, params)
         return normalised(params, x).astype(x.dtype).reshape(x.shape), state
 
-    return array_layer(init, apply, kind)
+    return array_layer(init, apply, kind, _names(scale, bias))
 
 
 def _centered(a: Any, axes: tuple[int, ...], epsilon: Any) -> tuple[Any, Any]:
@@ -279,6 +280,10 @@ def _by_groups(x: Any, groups: int, epsilon: Any, params: Tree) -> Any:
 def _affine(x: Any, scale: bool, bias: bool) -> Tree:
     shape, dtype = x.shape[-1:], param_dtype(x)
     return ({"scale": jnp.ones(shape, dtype)} if scale else {}) | ({"bias": jnp.zeros(shape, dtype)} if bias else {})
+
+
+def _names(scale: bool, bias: bool) -> list[str]:
+    return [name for name, is_there in (("scale", scale), ("bias", bias)) if is_there]
 
 
 def _widened(x: Any) -> Any:
@@ -307,13 +312,17 @@ def _values_of_each_feature(x: Any) -> int:
 
 def _expect_batch(x: Any, state: Tree | None = None) -> None:
     checks.expect_rank("batch_norm", x, 2, "(batch, ..., features)", "add a batch axis: x[None]")
-    _expect_features("batch_norm", x, state)
+    _expect_features("batch_norm", x)
+    _expect_sizes("batch_norm", x, state or {})
 
 
-def _expect_features(where: str, x: Any, made: Tree | None = None) -> None:
+def _expect_features(where: str, x: Any) -> None:
     checks.expect_rank(where, x, 1, "(batch, ..., features)", "pass an array with a last axis of features")
     checks.expect_floating(where, x)
-    for name, array in (made or {}).items():
+
+
+def _expect_sizes(where: str, x: Any, made: Tree) -> None:
+    for name, array in made.items():
         if array.shape != x.shape[-1:]:
             checks.fail(
                 where,

@@ -66,7 +66,7 @@ def sinusoidal_positions(*, base: float = 10000.0, cache: bool = False) -> Layer
         positions, state = _positions(state, x.shape[1], training)
         return x + table(positions, x.shape[-1]).astype(x.dtype)[None], state
 
-    return array_layer(init, apply, "sinusoidal_positions")
+    return array_layer(init, apply, "sinusoidal_positions", state=tuple(_start(cache)))
 
 
 def learned_positions(length: int, *, cache: bool = False, embedding_init: Initializer = normal(0.02)) -> Layer:
@@ -120,7 +120,7 @@ def learned_positions(length: int, *, cache: bool = False, embedding_init: Initi
         chosen = embedding.at[positions].get(mode="fill", fill_value=jnp.nan) if state else embedding[: x.shape[1]]
         return x + chosen[None], state
 
-    return array_layer(init, apply, "learned_positions")
+    return array_layer(init, apply, "learned_positions", ("embedding",), tuple(_start(cache)))
 
 
 def _start(cache: bool) -> Tree:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import glorot_uniform, ones, zeros
 
 from funcnn import checks, primitives
-from funcnn.core import Layer, Tree, array_layer, expect_key, param_dtype, shown, spec, with_features
+from funcnn.core import Layer, Tree, array_layer, expect_entries, expect_key, param_dtype, shown, spec, with_features
 from funcnn.core import features as features_of
 
 Initializer = Callable[..., Any]
@@ -82,7 +82,7 @@ def einsum(
         y = product(x, params["kernel"].astype(x.dtype))
         return (y + params["bias"].astype(x.dtype)[None] if bias else y), state
 
-    return array_layer(init, apply, "einsum")
+    return array_layer(init, apply, "einsum", ("kernel", "bias") if bias else ("kernel",))
 
 
 def bias(*, bias_init: Initializer = zeros) -> Layer:
@@ -155,7 +155,7 @@ def _by_feature(kind: str, initializer: Initializer, operation: Callable[[Any, A
             checks.fail(kind, f"{params[kind].shape[0]} features", got, fix)
         return operation(x, primitives.along_last(params[kind].astype(x.dtype), x.ndim)), state
 
-    return array_layer(init, apply, kind)
+    return array_layer(init, apply, kind, (kind,))
 
 
 def bilinear(
@@ -222,6 +222,7 @@ def bilinear(
 
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key, training
+        expect_entries("bilinear", "params", params, ("kernel", "bias") if bias else ("kernel",))
         a, b = pair_of(jax.tree.map(jnp.asarray, x))
         dtype = jnp.result_type(a.dtype, b.dtype)
         kernel = params["kernel"].astype(dtype)

@@ -63,7 +63,11 @@ def recurrent(
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
         steps = features("recurrent", x)
         carry = x.get("carry") if isinstance(x, dict) else None
-        return cell.init(key, (carry, jax.ShapeDtypeStruct((steps.shape[0], *steps.shape[2:]), steps.dtype)))
+        try:
+            return cell.init(key, (carry, jax.ShapeDtypeStruct((steps.shape[0], *steps.shape[2:]), steps.dtype)))
+        except TypeError as error:  # probably a layer that takes one array
+            error.add_note("recurrent: a cell takes (carry, x) and gives (carry, y); pass one such as lstm_cell(32)")
+            raise
 
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         def step(state: Tree, carry: Any, a: Any, t: Any) -> tuple[Any, Tree]:
@@ -246,26 +250,16 @@ def _expect_sequence(where: str, x: Any) -> None:
     if mask is not None and lengths is not None:
         checks.fail(where, "a mask or lengths", "both", "leave one of them out")
     if mask is not None:
-        _expect_side(where, "a mask of booleans", mask, shape[:2], jnp.bool_, "(batch, time)")
+        _expect_mask(where, mask, shape[:2])
     if lengths is not None:
-        _expect_side(where, "lengths of whole numbers", lengths, shape[:1], jnp.integer, "(batch,)")
-        _expect_lengths(where, lengths, shape[1])
+        checks.expect_lengths(where, "lengths", lengths, shape[0], shape[1])
 
 
-def _expect_side(where: str, what: str, side: Any, shape: tuple[int, ...], kind: Any, axes: str) -> None:
-    dtype = side.dtype if hasattr(side, "dtype") else np.asarray(side).dtype
-    if not jnp.issubdtype(dtype, kind):
-        fix = "convert it: mask.astype(bool)" if kind is jnp.bool_ else "convert them: lengths.astype(jnp.int32)"
-        checks.fail(where, what, f"{dtype}{tuple(jnp.shape(side))}", fix, TypeError)
-    if jnp.shape(side) != shape:
-        fix = f"it has the shape {axes} of the input"
-        checks.fail(where, f"{what.partition(' of')[0]} of shape {tuple(shape)}", f"{tuple(jnp.shape(side))}", fix)
-
-
-def _expect_lengths(where: str, lengths: Any, time: int) -> None:
-    if isinstance(lengths, jax.ShapeDtypeStruct) or not checks.is_concrete(lengths) or not np.size(lengths):
-        return
-    low, high = np.min(lengths), np.max(lengths)
-    if low < 0 or high > time:
-        fix = "count the valid steps of each sequence"
-        checks.fail(where, f"lengths from 0 to {time}, the steps that there are", f"{low} to {high}", fix)
+def _expect_mask(where: str, mask: Any, shape: tuple[int, ...]) -> None:
+    dtype = mask.dtype if hasattr(mask, "dtype") else np.asarray(mask).dtype
+    if not jnp.issubdtype(dtype, jnp.bool_):
+        got = f"{dtype}{tuple(jnp.shape(mask))}"
+        checks.fail(where, "a mask of booleans", got, "convert it: mask.astype(bool)", TypeError)
+    if jnp.shape(mask) != shape:
+        fix = "it has the shape (batch, time) of the input"
+        checks.fail(where, f"a mask of shape {tuple(shape)}", f"{tuple(jnp.shape(mask))}", fix)

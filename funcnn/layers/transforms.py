@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from funcnn import checks, trees
+from funcnn import checks, stacks, trees
 from funcnn.core import Layer, Tree, expect_layer, spec
 
 Initializer = Callable[..., Any]
@@ -248,8 +248,7 @@ def with_initializers(layer: Layer, rules: Mapping[str, Initializer]) -> Layer:
         (3, 8)
 
     Notes:
-        1. An initializer sees the shape of a weight as it is kept. Where params are stacked, as in ``repeat``, it would
-           take the number of layers for a part of its inputs: write ``repeat(with_initializers(layer, rules), n)``.
+        1. Of params that ``repeat`` or ``ensemble`` stacks each is drawn for itself.
 
     Reference: ``Module.apply`` of PyTorch, where it is used to initialise.
     """
@@ -269,9 +268,8 @@ def with_initializers(layer: Layer, rules: Mapping[str, Initializer]) -> Layer:
             if chosen[name] < 0:
                 return a
             # No name of a child has a "/" at its end: this key is nobody else's.
-            return initializers[chosen[name]](
-                jax.random.fold_in(key, zlib.crc32(f"{name}/".encode())), a.shape, a.dtype
-            )
+            own = jax.random.fold_in(key, zlib.crc32(f"{name}/".encode()))
+            return stacks.drawn(initializers[chosen[name]], own, a.shape, a.dtype, stacks.axes_of(layer, name))
 
         return jax.tree_util.tree_map_with_path(leaf, params), state
 
@@ -282,11 +280,16 @@ def _cast(a: Any, dtype: Any) -> Any:
     return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
 
 
+def _drawn_up(a: Any) -> str:
+    """The shape, and the dtype where it is no floating one: weights may be kept in any precision."""
+    return f"{tuple(a.shape)}" if jnp.issubdtype(a.dtype, jnp.floating) else f"{a.dtype}{tuple(a.shape)}"
+
+
 def _expect_same_tree(expected: Tree, got: Tree, where: str = "reparametrized") -> None:
-    shapes = [{p: tuple(a.shape) for p, a in trees.select(t, "**").items()} if t else {} for t in (expected, got)]
+    shapes = [{p: _drawn_up(a) for p, a in trees.select(t, "**").items()} if t else {} for t in (expected, got)]
     different = sorted(p for p in shapes[0] | shapes[1] if shapes[0].get(p) != shapes[1].get(p))
     if different:
         path = different[0]
-        sides = [f"{side[path]}" if path in side else "nothing" for side in shapes]
+        sides = [side.get(path, "nothing") for side in shapes]
         fix = "give params with the paths and shapes of the layer's own"
         checks.fail(where, f"{sides[0]} at {path!r}", sides[1], fix)

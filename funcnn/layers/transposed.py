@@ -104,7 +104,7 @@ def conv_transpose(
         y = _transposed(x, kernel, steps, holes, spans, groups)
         return (y + primitives.along_last(params["bias"].astype(x.dtype), y.ndim) if bias else y), state
 
-    return array_layer(init, apply, "conv_transpose")
+    return array_layer(init, apply, "conv_transpose", ("kernel", "bias") if bias else ("kernel",))
 
 
 def _expect_arguments(kernel_size: Any, strides: Any, padding: Any, output_padding: Any, dilation: Any) -> None:

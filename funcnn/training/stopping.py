@@ -66,11 +66,11 @@ def expect_monitored(monitor: Monitor, rows: dict[str, Any]) -> None:
     if monitor.name not in rows:
         fix = "pass validation=..." if monitor.name.startswith("validation_") else "choose one of them"
         columns = ", ".join(sorted(rows))
-        checks.fail("run", f"monitor as one of the columns of the history, {columns}", repr(monitor.name), fix)
+        checks.fail("monitor", f"one of the columns of the history, {columns}", repr(monitor.name), fix)
     shape = jnp.shape(rows[monitor.name])
     if shape:
         got = f"one of shape {shape}"
-        checks.fail("run", f"one number under {monitor.name!r}", got, "watch a metric that is a single number")
+        checks.fail("monitor", f"one number under {monitor.name!r}", got, "watch a metric that is a single number")
 
 
 def begin(monitor: Monitor, state: TrainState) -> Watch:
