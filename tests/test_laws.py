@@ -77,7 +77,7 @@ def test_it_keeps_to_the_contract(row: LayerRow) -> None:
     assert layer.kind == (row.inside or row.factory) or row.factory == "named"
 
 
-@over([row for row in LAYERS if row.name == row.factory], every_day=True)
+@over([row for row in LAYERS if row.name == row.factory])
 def test_its_docstring_says_what_it_holds(row: LayerRow) -> None:
     layer, params, state = made(row, row.input())
     if not layer.children and not row.inside and row.factory != "named":
@@ -234,7 +234,7 @@ def test_side_inputs_are_handed_on(row: LayerRow) -> None:
         )
 
 
-@over([row for row in LAYERS if not row.integers and row.count is None and row.factory != "embedding"], every_day=True)
+@over([row for row in LAYERS if not row.integers and row.count is None and row.factory != "embedding"])
 def test_whole_numbers_are_refused_with_the_fix(row: LayerRow) -> None:
     pixels = np.ones(row.shape, np.uint8)
     layer, params, state = made(row, row.input())
@@ -313,7 +313,9 @@ def test_derivatives_are_finite_where_functions_have_corners_or_saturate(row: La
 # ---- precision -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "dtype", ["bfloat16", *(pytest.param(name, marks=pytest.mark.slow) for name in ("float32", "float16"))]
+)
 @over([row for row in LAYERS if row.count is None])
 def test_the_dtype_of_the_input_is_kept(row: LayerRow, dtype: str) -> None:
     layer, params, state = made(row, jax.ShapeDtypeStruct(row.shape, dtype))
