@@ -1,11 +1,13 @@
-"""Writes docs/parity.md: every layer and combinator of six libraries, and what takes its place here.
+"""Writes docs/parity.md: every layer and combinator of six libraries, the best known of two more, and what stands here.
 
 ``python docs/parity.py`` writes the page; the tests hold that it is written and that the names exist.
 """
 
 import pathlib
+import re
 
 PAGE = pathlib.Path(__file__).with_name("parity.md")
+MODULES = "layers", "models", "losses", "penalties", "data", "trees", "training", "core"  # where our names stand
 
 # Their name: ours as code, or in words why there is none. Names with one counterpart stand together.
 TABLES = {
@@ -252,12 +254,196 @@ TABLES = {
         "serial, parallel": "layers.serial, layers.parallel",
         "shape_dependent": "init sees the shape of the input: core.Layer",
     },
+    "Keras": {
+        "Sequential, Pipeline": "layers.serial",
+        "Model": "layers.network",
+        "Input, InputLayer": "the argument of init and apply, any pytree",
+        "Layer": "a Layer of two functions: core.array_layer",
+        "Wrapper": "a function from layer to layer; layers.reparametrized where it is about weights",
+        "Lambda": "layers.function",
+        "Identity": "layers.identity",
+        "Dense": "layers.dense",
+        "EinsumDense": "layers.einsum",
+        "Activation": "layers.relu and the others; layers.function for any other",
+        "Embedding": "layers.embedding",
+        "ReversibleEmbedding": "layers.embedding(..., readout=True)",
+        "Masking": 'a side input: {"x": x, "mask": mask} into layers.recurrent or layers.attention',
+        "Conv1D, Conv2D, Conv3D": 'layers.conv(..., padding="VALID")',
+        "Conv1DTranspose, Conv2DTranspose, Conv3DTranspose": "layers.conv_transpose",
+        "DepthwiseConv1D, DepthwiseConv2D": "layers.depthwise_conv",
+        "SeparableConv1D, SeparableConv2D": "layers.separable_conv",
+        "MaxPooling1D, MaxPooling2D, MaxPooling3D": "layers.max_pool",
+        "AveragePooling1D, AveragePooling2D, AveragePooling3D": "layers.avg_pool",
+        "GlobalMaxPooling1D, GlobalMaxPooling2D, GlobalMaxPooling3D": "layers.global_max_pool",
+        "GlobalAveragePooling1D, GlobalAveragePooling2D, GlobalAveragePooling3D": "layers.global_avg_pool",
+        "AdaptiveMaxPooling1D, AdaptiveMaxPooling2D, AdaptiveMaxPooling3D": "layers.adaptive_max_pool",
+        "AdaptiveAveragePooling1D, AdaptiveAveragePooling2D, AdaptiveAveragePooling3D": "layers.adaptive_avg_pool",
+        "RNN": "layers.recurrent",
+        "SimpleRNN, SimpleRNNCell": "layers.recurrent(layers.elman_cell(...), return_sequences=False)",
+        "LSTM, LSTMCell": "layers.recurrent(layers.lstm_cell(...), return_sequences=False)",
+        "GRU, GRUCell": "layers.recurrent(layers.gru_cell(...), return_sequences=False)",
+        "ConvLSTM1D, ConvLSTM2D, ConvLSTM3D": ("layers.recurrent(layers.conv_lstm_cell(...), return_sequences=False)"),
+        "StackedRNNCells": "layers.serial(layers.recurrent(...), layers.recurrent(...))",
+        "Bidirectional": "layers.bidirectional",
+        "stateful=True": 'layers.recurrent(..., return_carry=True), with "carry" beside "x" at the next call',
+        "TimeDistributed": "dense layers take all leading axes; for others layers.network folds time into the batch",
+        "MultiHeadAttention": "layers.attention",
+        "GroupQueryAttention": "layers.attention(..., key_value_heads=...)",
+        "Attention": "none: it has no weights; jax.nn.dot_product_attention in a layers.network",
+        "AdditiveAttention": "none: before layers.attention; two dense layers and a tanh in a layers.network",
+        "BatchNormalization": "layers.batch_norm",
+        "LayerNormalization": "layers.layer_norm",
+        "GroupNormalization": "layers.group_norm",
+        "RMSNormalization": "layers.rms_norm",
+        "UnitNormalization": "layers.function(lambda x: x / optax.safe_norm(x, 1e-6, axis=-1, keepdims=True))",
+        "SpectralNormalization": "layers.spectral_norm",
+        "Normalization": "data.standardize",
+        "Dropout": "layers.dropout",
+        "SpatialDropout1D, SpatialDropout2D, SpatialDropout3D": "layers.spatial_dropout",
+        "AlphaDropout": "layers.alpha_dropout",
+        "GaussianNoise": "layers.gaussian_noise",
+        "GaussianDropout": (
+            "layers.multiply(layers.identity, layers.serial(layers.function(jnp.ones_like), "
+            "layers.gaussian_noise((rate / (1 - rate)) ** 0.5)))"
+        ),
+        "ActivityRegularization, add_loss": "a scalar under auxiliary_loss in the state of a layer: core.array_layer",
+        "kernel_regularizer": "penalties.l2, penalties.l1",
+        "kernel_constraint": "layers.reparametrized",
+        "trainable=False": "layers.frozen, training.freeze",
+        "enable_lora": "layers.lora",
+        "Flatten, Reshape, Permute": "layers.flatten, layers.reshape, layers.transpose",
+        "RepeatVector": "layers.function(lambda x: jnp.repeat(x[:, None], n, axis=1))",
+        "Cropping1D, Cropping2D, Cropping3D, CenterCrop": "layers.crop",
+        "ZeroPadding1D, ZeroPadding2D, ZeroPadding3D": "layers.pad",
+        "UpSampling1D, UpSampling2D, UpSampling3D": "layers.upsample",
+        "Resizing": "layers.resize",
+        "Rescaling": "layers.function(lambda x: x / 255)",
+        "Add, Multiply, Concatenate": "layers.add, layers.multiply, layers.concatenate",
+        "Subtract": "layers.function(lambda pair: pair[0] - pair[1])",
+        "Average": "layers.function(lambda pair: (pair[0] + pair[1]) / 2)",
+        "Maximum": "layers.function(lambda pair: jnp.maximum(*pair))",
+        "Minimum": "layers.function(lambda pair: jnp.minimum(*pair))",
+        "Dot": "layers.function(lambda pair: jnp.sum(pair[0] * pair[1], axis=-1, keepdims=True))",
+        "ReLU, ELU, Softmax": "layers.relu, layers.elu, layers.softmax",
+        "LeakyReLU": "layers.leaky_relu(0.3)",
+        "PReLU": "layers.prelu, with one slope for each feature",
+        "CategoryEncoding": "data.one_hot",
+        "Discretization": "layers.function(lambda x: jnp.digitize(x, edges))",
+        "StringLookup, IntegerLookup, TextVectorization, Hashing, HashedCrossing": (
+            "none: strings and tables of words belong to the host, before arrays are made"
+        ),
+        "RandomFlip, RandomCrop, RandomRotation, RandomZoom, RandomContrast, RandAugment, MixUp, CutMix": (
+            "none: augmentation is a function of a key that draws a batch, given to training.fit as data"
+        ),
+        "MelSpectrogram, STFTSpectrogram": "none: jax.scipy.signal.stft in a layers.function",
+        "JaxLayer, FlaxLayer": "a Layer of two functions: core.Layer",
+        "TorchModuleWrapper, TFSMLayer": "none: what JAX cannot trace cannot be a part of its program",
+    },
+    "PyTorch (torch.nn)": {
+        "Module": "a Layer of two functions: core.array_layer; of layers: layers.network",
+        "Sequential": "layers.serial",
+        "ModuleList, ModuleDict": "a Python list or dict of layers, unpacked into layers.serial or layers.network",
+        "Parameter, ParameterList, ParameterDict": "layers.parameter",
+        "Identity": "layers.identity",
+        "Linear": "layers.dense",
+        "LazyLinear, LazyConv2d, LazyBatchNorm2d": "layers.dense and all others: init reads what comes in",
+        "Bilinear": "layers.bilinear",
+        "Embedding": "layers.embedding",
+        "EmbeddingBag": "layers.serial(layers.embedding(...), layers.function(lambda x: x.mean(axis=1)))",
+        "Conv1d, Conv2d, Conv3d": "layers.conv(..., padding=0)",
+        "ConvTranspose1d, ConvTranspose2d, ConvTranspose3d": "layers.conv_transpose",
+        "Unfold": "layers.patches, with the place in the window before the channel",
+        "Fold": "none: jax.linear_transpose of layers.patches",
+        "MaxPool1d, MaxPool2d, MaxPool3d": "layers.max_pool",
+        "AvgPool1d, AvgPool2d, AvgPool3d": "layers.avg_pool",
+        "LPPool1d, LPPool2d, LPPool3d": "layers.lp_pool",
+        "AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d": "layers.adaptive_max_pool",
+        "AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d": "layers.adaptive_avg_pool",
+        "MaxUnpool1d, MaxUnpool2d, MaxUnpool3d": "none: pooling keeps no places; layers.upsample",
+        "FractionalMaxPool2d, FractionalMaxPool3d": "none: windows drawn at random; layers.adaptive_max_pool",
+        "ZeroPad1d, ZeroPad2d, ZeroPad3d, ConstantPad1d, ConstantPad2d, ConstantPad3d": "layers.pad",
+        "ReflectionPad1d, ReflectionPad2d, ReflectionPad3d": 'layers.pad(..., mode="reflect")',
+        "ReplicationPad1d, ReplicationPad2d, ReplicationPad3d": 'layers.pad(..., mode="edge")',
+        "CircularPad1d, CircularPad2d, CircularPad3d": 'layers.pad(..., mode="wrap")',
+        "Upsample, UpsamplingNearest2d": "layers.upsample",
+        "UpsamplingBilinear2d": 'none: it keeps corners in place; layers.upsample(2, method="linear") does not',
+        "PixelShuffle": (
+            "layers.serial(layers.reshape(h, w, c, r, r), layers.transpose(1, 4, 2, 5, 3), "
+            "layers.reshape(h * r, w * r, c))"
+        ),
+        "PixelUnshuffle": (
+            "layers.serial(layers.reshape(h, r, w, r, c), layers.transpose(1, 3, 5, 2, 4), "
+            "layers.reshape(h, w, c * r * r))"
+        ),
+        "ChannelShuffle": (
+            "layers.serial(layers.reshape(h, w, groups, -1), layers.transpose(1, 2, 4, 3), layers.reshape(h, w, -1))"
+        ),
+        "BatchNorm1d, BatchNorm2d, BatchNorm3d": "layers.batch_norm",
+        "SyncBatchNorm": "layers.batch_norm, with a sharded batch, which is one batch to it",
+        "LayerNorm, RMSNorm, GroupNorm": "layers.layer_norm, layers.rms_norm, layers.group_norm",
+        "InstanceNorm1d, InstanceNorm2d, InstanceNorm3d": "layers.instance_norm(scale=False, bias=False)",
+        "LocalResponseNorm, CrossMapLRN2d": "none: layers.batch_norm took its place; a mean of squares over channels",
+        "utils.parametrizations.weight_norm, utils.parametrizations.spectral_norm": (
+            "layers.weight_norm, layers.spectral_norm"
+        ),
+        "utils.parametrize": "layers.reparametrized",
+        "RNN, RNNCell": "layers.recurrent(layers.elman_cell(...))",
+        "LSTM, LSTMCell": "layers.recurrent(layers.lstm_cell(...))",
+        "GRU, GRUCell": "layers.recurrent(layers.gru_cell(...))",
+        "bidirectional=True": "layers.bidirectional",
+        "utils.rnn.pack_padded_sequence": 'a side input: {"x": x, "lengths": lengths} into layers.recurrent',
+        "MultiheadAttention": "layers.attention",
+        "TransformerEncoderLayer": (
+            "layers.serial(layers.residual(layers.attention(8)), layers.layer_norm(), "
+            "layers.residual(layers.dense(2048), layers.relu, layers.dense(512)), layers.layer_norm())"
+        ),
+        "TransformerDecoderLayer": (
+            "layers.serial(layers.residual(layers.attention(8, causal=True)), layers.layer_norm(), "
+            "layers.residual(layers.attention(8, cross=True)), layers.layer_norm(), "
+            "layers.residual(layers.dense(2048), layers.relu, layers.dense(512)), layers.layer_norm())"
+        ),
+        "TransformerEncoder, TransformerDecoder": "layers.repeat(block, 6)",
+        "Transformer": 'models.transformer(..., kind="both", norm="post"), with embedding and read-out of its own',
+        "Dropout": "layers.dropout",
+        "Dropout1d, Dropout2d, Dropout3d": "layers.spatial_dropout",
+        "AlphaDropout, FeatureAlphaDropout": "layers.alpha_dropout, layers.feature_alpha_dropout",
+        "Flatten, Unflatten": "layers.flatten, layers.reshape",
+        "ReLU, ReLU6, LeakyReLU, PReLU": "layers.relu, layers.relu6, layers.leaky_relu(), layers.prelu()",
+        "RReLU": "none: slopes drawn at random; layers.leaky_relu, layers.prelu",
+        "ELU, CELU, SELU": "layers.elu(), layers.celu(), layers.selu",
+        "GELU": 'layers.gelu; layers.gelu_tanh for approximate="tanh"',
+        "SiLU, Mish, GLU": "layers.silu, layers.mish, layers.glu",
+        "Hardsigmoid, Hardswish, Hardtanh": "layers.hard_sigmoid, layers.hard_silu, layers.hard_tanh",
+        "Sigmoid, LogSigmoid, Tanh": "layers.sigmoid, layers.log_sigmoid, layers.tanh",
+        "Softplus, Softsign": "layers.softplus, layers.softsign",
+        "Softmax, Softmax2d, LogSoftmax": "layers.softmax, layers.softmax, layers.log_softmax",
+        "Softmin": "layers.function(lambda x: jax.nn.softmax(-x))",
+        "Hardshrink": "layers.function(lambda x: jnp.where(jnp.abs(x) > 0.5, x, 0))",
+        "Softshrink": "layers.function(lambda x: jnp.sign(x) * jax.nn.relu(jnp.abs(x) - 0.5))",
+        "Tanhshrink": "layers.function(lambda x: x - jnp.tanh(x))",
+        "Threshold": "layers.function(lambda x: jnp.where(x > threshold, x, value))",
+        "CosineSimilarity": "layers.function(lambda pair: optax.cosine_similarity(*pair, epsilon=1e-8))",
+        "PairwiseDistance": "layers.function(lambda pair: optax.safe_norm(pair[0] - pair[1], 1e-6, axis=-1))",
+        "MSELoss, L1Loss, HuberLoss": "losses.squared_error, losses.absolute_error, losses.huber",
+        "SmoothL1Loss": "losses.huber, divided by beta",
+        "CrossEntropyLoss, NLLLoss": "losses.softmax_cross_entropy",
+        "BCEWithLogitsLoss, BCELoss": "losses.sigmoid_cross_entropy, losses.binary_cross_entropy",
+        "KLDivLoss": "losses.kl_divergence",
+        "CTCLoss, TripletMarginLoss, MarginRankingLoss, PoissonNLLLoss, GaussianNLLLoss": (
+            "none: a loss is any function that gives one value for each example; optax has some of them"
+        ),
+        "AdaptiveLogSoftmaxWithLoss": "none: for vocabularies too large for losses.softmax_cross_entropy",
+        "checkpoint_sequential": "layers.remat, layers.repeat(..., remat=True)",
+    },
 }
 
 HEAD = """# What takes the place of what
 
-Every layer and combinator of Axon, Flax, Haiku, Equinox, Lux and stax, as of November 2026, and what it is here. A row
-that begins with *none* says why. `python docs/parity.py` writes this page from its list; a test checks the names.
+Every layer and combinator of Axon, Flax, Haiku, Equinox, Lux and stax, and what one would look for of Keras and
+PyTorch, as of November 2026, and what it is here. A row that begins with *none* says why. `h`, `w` and `c` are sizes,
+and `pair` is a tuple of two arrays, such as `layers.parallel` makes. What differs in defaults stands in
+[Coming from other libraries](coming_from.md); [Recipes](recipes.md) show some of it in use. `python docs/parity.py`
+writes this page from its list; a test checks the names.
 """
 
 
@@ -275,9 +461,8 @@ def shown(here: str) -> str:
     """Code as code, and words as words."""
     if here.startswith("none"):
         return f"*none*{here[4:]}"
-    return (
-        f"`{here}`" if here.startswith(("layers.", "models.", "trees.", "training.")) and ", with" not in here else here
-    )
+    starts = tuple(f"{module}." for module in MODULES)
+    return f"`{here}`" if here.startswith(starts) and not re.search(r", with |; |, divided", here) else here
 
 
 if __name__ == "__main__":

@@ -26,6 +26,14 @@ def is_concrete(value: Any) -> bool:
     return not isinstance(value, Tracer)
 
 
+def known(value: Any) -> Any:
+    """The value of a hyperparameter on the host, or ``None`` where it is a tracer.
+
+    A JAX array that is known is compared inside the trace, where there is one, and cannot be branched on there.
+    """
+    return np.asarray(value)[()] if is_concrete(value) else None
+
+
 def expect_count(where: str, name: str, value: Any, minimum: int = 1) -> int:
     """``value`` as an ``int``, if it is a whole number of at least ``minimum`` that is known before compilation."""
     try:
@@ -42,7 +50,7 @@ def expect_count(where: str, name: str, value: Any, minimum: int = 1) -> int:
 
 def expect_between(where: str, name: str, value: Any, low: float, high: float) -> None:
     """Raise unless ``low <= value <= high``; a tracer passes."""
-    if is_concrete(value) and not low <= value <= high:
+    if is_concrete(value) and not low <= known(value) <= high:
         fail(where, f"{name} from {low} to {high}", str(value), f"choose {name} in this range")
 
 
@@ -63,7 +71,7 @@ def expect_lengths(where: str, name: str, lengths: Any, batch: int, time: int) -
         fail(where, f"{name} of shape {(batch,)}", f"{np.shape(lengths)}", fix)
     if isinstance(lengths, jax.ShapeDtypeStruct) or not is_concrete(lengths) or not batch:
         return
-    low, high = np.min(lengths), np.max(lengths)
+    low, high = known(lengths).min(), known(lengths).max()
     if low < 0 or high > time:
         fix = "count the valid steps of each sequence"
         fail(where, f"{name} from 0 to {time}, the steps that there are", f"{low} to {high}", fix)
@@ -73,6 +81,20 @@ def expect_rank(where: str, x: Any, minimum: int, axes: str, fix: str = "reshape
     """Raise unless ``x`` has at least ``minimum`` axes; ``axes`` says what they mean."""
     if len(x.shape) < minimum:
         fail(where, f"at least {minimum} axes, {axes}", f"shape {tuple(x.shape)}", fix)
+
+
+def expect_shape(where: str, name: str, array: Any, shape: Sequence[int], what: str = "params") -> None:
+    """Raise unless an entry of params, or of ``what`` it is, has the shape in which this layer makes it.
+
+    >>> expect_shape("conv", "kernel", np.ones((5, 5, 1, 4)), (3, 3, 1, 8))
+    Traceback (most recent call last):
+    ...
+    ValueError: conv: expected a kernel of shape (3, 3, 1, 8), got (5, 5, 1, 4); pass the params that init of ...
+    """
+    if np.shape(array) != tuple(shape):
+        fix = f"pass the {what} that init of this very model returned"
+        article = "an" if name[0] in "aeiou" else "a"
+        fail(where, f"{article} {name} of shape {tuple(shape)}", str(np.shape(array)), fix)
 
 
 def expect_floating(where: str, x: Any, fix: str = "convert it: x.astype(jnp.float32), and images also / 255") -> None:

@@ -150,6 +150,7 @@ def named_children(where: str, layers: Sequence[Any]) -> tuple[tuple[str, Layer]
         else:
             name = f"{layer.kind}_{counts.get(layer.kind, 0)}"
             counts[layer.kind] = counts.get(layer.kind, 0) + 1
+        expect_name(where, layer.kind if layer.name is None else layer.name)
         if name in dict(pairs):
             raise ValueError(
                 f"{where}: expected different names, got {name!r} twice; give one another name: named(...)"
@@ -259,7 +260,18 @@ def child_init(name: str, layer: Layer, key: Any, x: Any) -> tuple[Tree, Tree, A
 
 def output_spec(layer: Layer, params: Tree, state: Tree, x: Any) -> Any:
     """The shapes and dtypes of what a layer makes of ``x``; no layer computes them by hand."""
-    return jax.eval_shape(lambda p, s, a: layer.apply(p, s, a)[0], params, state, x)
+    return jax.eval_shape(lambda p, s, a: _expect_pair(layer, layer.apply(p, s, a))[0], params, state, x)
+
+
+def _expect_pair(layer: Layer, made: Any) -> tuple[Any, Tree]:
+    if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], dict):
+        return made
+    parts = " of " + ", ".join(type(part).__name__ for part in made) if isinstance(made, tuple) else ""
+    got = f"an array of shape {shown(made)}" if hasattr(made, "shape") else f"a {type(made).__name__}{parts}"
+    raise TypeError(
+        f"{layer.kind}: expected (y, state) from apply of {layer.name or layer.kind}, got {got}; "
+        f"return both, the state as a dict: {{}} where there is none"
+    )
 
 
 def composite(
@@ -310,9 +322,10 @@ def composite(
             # No name has a "/" in it: the key of a second call is that of no other child.
             label = name if calls[name] == 1 else f"{name}/{calls[name]}"
             with located(name, a):
-                y, states[name] = layers[name].apply(
+                made = layers[name].apply(
                     params.get(name, {}), states.get(name, {}), a, key=child_key(key, label), training=training
                 )
+                y, states[name] = _expect_pair(layers[name], made)
                 return y
 
         y = combine(x, route(call, x))

@@ -306,7 +306,8 @@ def one_hot(labels: Any, classes: int) -> Any:
     labels = _array(where, labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         checks.fail(where, "whole numbers as labels", str(labels.dtype), "convert: labels.astype(int)", TypeError)
-    if checks.is_concrete(labels) and labels.size and not 0 <= labels.min() <= labels.max() < classes:
-        got = f"labels from {labels.min()} to {labels.max()}"
+    values = checks.known(labels)
+    if values is not None and values.size and not 0 <= values.min() <= values.max() < classes:
+        got = f"labels from {values.min()} to {values.max()}"
         checks.fail(where, f"labels from 0 to {classes - 1}", got, f"count from 0; are there {classes} classes?")
     return jax.nn.one_hot(labels, classes)

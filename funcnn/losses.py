@@ -75,7 +75,7 @@ def huber(prediction: Any, target: Any, *, delta: Any = 1.0) -> Any:
 
     Reference: Huber, "Robust estimation of a location parameter", 1964.
     """
-    if checks.is_concrete(delta) and not delta > 0:
+    if checks.is_concrete(delta) and not checks.known(delta) > 0:
         checks.fail("huber", "delta above 0", str(delta), "choose where the loss turns from quadratic to linear")
     p, t = targets.pair("huber", prediction, target)
     return _per_example(optax.huber_loss(p, t, delta=delta))

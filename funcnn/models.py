@@ -6,7 +6,7 @@ from typing import Any
 from jax.nn.initializers import normal
 
 from funcnn import checks, layers
-from funcnn.core import Layer, shown
+from funcnn.core import Layer, Tree, shown
 
 
 def mlp(hidden: Sequence[int], features: int, *, activation: Layer = layers.relu, dropout: float = 0.0) -> Layer:
@@ -42,7 +42,7 @@ def mlp(hidden: Sequence[int], features: int, *, activation: Layer = layers.relu
 
 def _dropout(rate: Any) -> list[Layer]:
     """Dropout, and nothing that would ask for a key at a rate of 0."""
-    return [] if checks.is_concrete(rate) and rate == 0 else [layers.dropout(rate)]
+    return [] if checks.is_concrete(rate) and checks.known(rate) == 0 else [layers.dropout(rate)]
 
 
 def convnet(channels: Sequence[int], features: int, *, kernel_size: int = 3, hidden: Sequence[int] = (128,)) -> Layer:
@@ -58,6 +58,9 @@ def convnet(channels: Sequence[int], features: int, *, kernel_size: int = 3, hid
         kernel_size: of each convolution.
         hidden: the features of the dense layers inside.
 
+    Raises:
+        ValueError: the input has other axes; grey images have one channel, ``x[..., None]``.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from funcnn import models
@@ -69,7 +72,28 @@ def convnet(channels: Sequence[int], features: int, *, kernel_size: int = 3, hid
     Reference: LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition", 1998.
     """
     body = [layer for c in channels for layer in (layers.conv(c, kernel_size), layers.relu, layers.max_pool(2))]
-    return layers.serial(*body, layers.flatten, mlp(hidden, features))
+    return _of_images("convnet", layers.serial(*body, layers.flatten, mlp(hidden, features)))
+
+
+def _of_images(kind: str, model: Layer) -> Layer:
+    """The model, which takes images alone: a convolution would take an image without channels for a sequence."""
+
+    def expect(x: Any) -> None:
+        array = x.get("x") if isinstance(x, dict) else x
+        shape = getattr(array, "shape", None)
+        if shape is not None and len(shape) != 4:
+            fix = "where the axis of channels is missing, add it: x[..., None]; where that of the batch is: x[None]"
+            checks.fail(kind, "(batch, height, width, channels)", f"shape {tuple(shape)}", fix)
+
+    def init(key: Any, x: Any) -> tuple[Tree, Tree]:
+        expect(x)
+        return model.init(key, x)
+
+    def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
+        expect(x)
+        return model.apply(params, state, x, key=key, training=training)
+
+    return model._replace(init=init, apply=apply)
 
 
 _STAGES = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
@@ -87,7 +111,7 @@ def resnet(depth: int, features: int, *, width: int = 64, small: bool = False) -
         small: for images of 32 pixels and fewer: the first convolution has size 3, no stride, and no pooling behind it.
 
     Raises:
-        ValueError: another depth.
+        ValueError: another depth, or an input with other axes; grey images have one channel, ``x[..., None]``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -112,7 +136,8 @@ def resnet(depth: int, features: int, *, width: int = 64, small: bool = False) -
         blocks = [block(inside, 2 if i and not j else 1, change) for j, change in enumerate(changes)]
         stages.append(layers.named(f"stage_{i}", layers.serial(*blocks)))
     head = layers.named("head", layers.dense(features))
-    return layers.serial(*stem, layers.batch_norm(), layers.relu, *pool, *stages, layers.global_avg_pool, head)
+    body = *stem, layers.batch_norm(), layers.relu, *pool, *stages, layers.global_avg_pool
+    return _of_images("resnet", layers.serial(*body, head))
 
 
 def _conv(features: int, size: int, stride: int) -> Layer:

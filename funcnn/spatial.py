@@ -39,6 +39,16 @@ def expect_convolvable(where: str, x: Any, kernel_size: Any) -> None:
         checks.fail(where, f"(batch, *spatial, features) with {axes} spatial axes", f"shape {shape}", fix)
 
 
+def expect_kernel(where: str, x: Any, kernel: Any, kernel_size: Any, groups: int, features: int) -> None:
+    """Raise unless ``x`` is the input that ``kernel`` was made for, and this the kernel of such an input."""
+    sized = isinstance(kernel_size, (tuple, list))
+    expect_convolvable(where, x, kernel_size if sized else kernel.shape[:-2])
+    if kernel.ndim == x.ndim:
+        expect_features(where, x, kernel.shape, groups)
+    window = primitives.per_axis(where, "kernel_size", kernel_size, x.ndim - 2)
+    checks.expect_shape(where, "kernel", kernel, (*window, x.shape[-1] // groups, features))
+
+
 def expect_features(where: str, x: Any, kernel_shape: tuple[int, ...], groups: int) -> None:
     """Raise unless ``x`` has the features for which a kernel ``(*window, n // groups, features)`` was made."""
     expected, got = kernel_shape[-2] * groups, x.shape[-1]

@@ -28,7 +28,7 @@ def known(x: Any) -> np.ndarray[Any, Any] | None:
 
 def is_zero(value: Any) -> bool:
     """Whether an option is known to be 0, so that what it asks for need not be computed."""
-    return checks.is_concrete(value) and bool(value == 0)
+    return checks.is_concrete(value) and bool(checks.known(value) == 0)
 
 
 def pair(where: str, prediction: Any, target: Any, rank: int = 1, axes: str = "(batch, ...)") -> tuple[Any, Any]:

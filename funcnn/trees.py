@@ -123,12 +123,21 @@ def labels(tree: Any, rules: Mapping[str, Hashable], default: Hashable = None, w
 def count(tree: Any) -> int:
     """How many numbers the arrays of a tree hold together; only shapes are read.
 
+    Raises:
+        TypeError: a leaf is neither an array nor a number, as in a layer or a trainer.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from funcnn import trees
         >>> trees.count({"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)})
         16
     """
+    for path, leaf in _leaves(tree):
+        is_array = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+        if not is_array and not isinstance(leaf, (int, float, complex)):
+            got = f"a {type(leaf).__name__} at {path!r}" if path else f"a {type(leaf).__name__}"
+            fix = "pass params, such as those that init returned"
+            _fail("count", "arrays or numbers", got, fix, TypeError)
     return sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
 
 
@@ -346,6 +355,18 @@ def _advice(pattern: str, names: list[str]) -> str:
 
 def _listed(names: list[str], most: int = 5) -> str:
     return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def patterns_of(where: str, given: Any) -> tuple[str, ...]:
+    """The patterns of an argument that is one of them, or a sequence of them.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: there is none, or one is empty.
+    """
+    patterns = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
+    expect_patterns(where, patterns)
+    return patterns
 
 
 def expect_patterns(where: str, patterns: Sequence[Any]) -> None:

@@ -18,6 +18,7 @@ LIGHT = {"funcnn", "jax", "numpy", "optax", "chex"} | set(sys.stdlib_module_name
 LINES, FUNCTION_LINES = 300, 50
 LONGER = {
     "core.py": "the contract and the one walk over children; more than half are docstrings and comments",
+    "layers/adapters.py": "three ways to make weights of weights; half of it are docstrings",
     "layers/attending.py": "one layer, with all that can be beside its input; a third of it is the docstring",
     "layers/cells.py": "four cells and what they share; half of it are docstrings",
     "layers/combinators.py": "seven small combinators; two thirds are docstrings",

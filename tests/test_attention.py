@@ -38,11 +38,11 @@ def by_hand(params, x, context, heads, groups, mask=None, turn=lambda a: a):
     return out @ params["output"]["kernel"] + params["output"].get("bias", 0)
 
 
-def turned(a):
+def turned(a, base=10000.0):
     """Rotary positions as complex numbers: the halves are real and imaginary parts."""
     half = a.shape[-1] // 2
     z = a[:, :half] + 1j * a[:, half:]
-    z = z * np.exp(1j * np.arange(len(a))[:, None] * 10000.0 ** (-np.arange(half) / half))
+    z = z * np.exp(1j * np.arange(len(a))[:, None] * base ** (-np.arange(half) / half))
     return np.concatenate([z.real, z.imag], -1)
 
 
@@ -66,6 +66,47 @@ def test_self_attention_is_its_formula(options):
     np.testing.assert_allclose(layer.apply(params, state, x)[0], expected, rtol=1e-5, atol=1e-5)
     half, _ = layer.apply(params, state, jnp.asarray(x, jnp.bfloat16))
     np.testing.assert_allclose(half.astype(np.float32), expected, rtol=0.05, atol=0.05)
+
+
+def test_attention_in_float64_has_all_the_digits():
+    """One of everything at once: grouped heads of a width of their own, rotary with its base, causal, and a mask."""
+    options = {"key_value_heads": 2, "head_features": 6, "causal": True, "rotary": True, "rotary_base": 50.0}
+    x, there = RNG.normal(size=(2, 5, 8)), np.array([[True, True, False, True, True], [False, True, True, True, False]])
+    seen = np.tril(np.ones((5, 5), bool)) & there[:, None, None]
+    with jax.enable_x64(True):
+        layer, given = layers.attention(4, **options), {"x": jnp.asarray(x), "mask": there}
+        params, state = layer.init(KEY, given)
+        params = jax.tree.map(lambda a: a + 0.1 * RNG.normal(size=a.shape), params)
+        y, _ = jax.jit(layer.apply)(params, state, given)
+        params, y = jax.tree.map(np.asarray, (params, y["x"]))
+    expected = by_hand(params, x, x, 4, 2, np.broadcast_to(seen, (2, 4, 5, 5)), lambda a: turned(a, 50.0))
+    assert y.dtype == np.float64
+    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_causal_sequence_with_lengths_is_its_formula():
+    x, lengths = drawn(2, 5, 8), np.array([3, 5])
+    layer = layers.attention(2, causal=True, rotary=True, rotary_base=50.0)
+    params, state = layer.init(KEY, x)
+    seen = np.tril(np.ones((5, 5), bool)) & (np.arange(5) < lengths[:, None])[:, None, None]
+    expected = by_hand(params, x, x, 2, 2, np.broadcast_to(seen, (2, 2, 5, 5)), lambda a: turned(a, 50.0))
+    y, _ = jax.jit(lambda x: layer.apply(params, state, {"x": x, "lengths": lengths}))(x)
+    np.testing.assert_allclose(y["x"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_four_maps_and_their_biases_are_drawn_each_for_itself():
+    draw = jax.nn.initializers.normal(1.0)
+    params, _ = layers.attention(2, kernel_init=draw, bias_init=draw).init(KEY, drawn(1, 3, 8))
+    firsts = [leaf.ravel()[:8] for leaf in jax.tree.leaves(params)]
+    assert len(firsts) == 8
+    assert len({value.item() for first in firsts for value in first}) == 64
+
+
+def test_a_mask_of_none_hides_nothing():
+    layer, x = layers.attention(2), drawn(2, 4, 8)
+    params, state = layer.init(KEY, x)
+    y, _ = layer.apply(params, state, {"x": x, "mask": None})
+    np.testing.assert_array_equal(y["x"], layer.apply(params, state, x)[0])
 
 
 MASKS = {
@@ -117,6 +158,15 @@ def test_nan_where_nobody_looks_stays_there_in_gradients_too():
     holes = jnp.where(there[..., None], x, jnp.nan)
     np.testing.assert_allclose(total(params, holes), total(params, jnp.asarray(x)), rtol=1e-6)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(total)(params, holes)))
+
+
+def test_nan_where_somebody_looks_is_not_hidden():
+    layer, x, context = layers.attention(1, cross=True), drawn(1, 2, 4), drawn(1, 3, 4)
+    context[0, 2] = np.nan
+    there = np.array([[[True, True, False], [False, True, True]]])  # only the second looks at it
+    params, state = layer.init(KEY, {"x": x, "context": context})
+    y, _ = layer.apply(params, state, {"x": x, "context": context, "context_mask": there})
+    assert np.isnan(y["x"][0, 1]).all()
 
 
 @pytest.mark.slow
@@ -243,6 +293,17 @@ def test_generation_is_a_scan_and_compiles_once(compilations):
     assert len(compilations) == before
 
 
+def test_the_cache_is_of_the_dtype_of_its_input_and_the_sequence_stays_in_its_own():
+    layer, x = layers.attention(2, causal=True, cache=4), jnp.asarray(drawn(2, 4, 8), jnp.bfloat16)
+    params, state = layer.init(KEY, x)
+    dtypes = {name: str(leaf.dtype) for name, leaf in state.items()}
+    assert dtypes == {"key": "bfloat16", "value": "bfloat16", "index": "int32"}
+    for given in (x, x.astype(jnp.float32)):
+        y, new = layer.apply(params, state, given)
+        assert y.dtype == given.dtype
+        assert jax.tree.map(lambda a: a.dtype, new) == jax.tree.map(lambda a: a.dtype, state)
+
+
 def test_training_leaves_the_cache_alone():
     x = drawn(3, 6, 8)
     params, state = stacked(True).init(KEY, x)
@@ -274,6 +335,22 @@ def test_positions_go_on_from_call_to_call(make):
     first, middle = layer.apply(params, state, x[:, :4])
     rest, _ = layer.apply(params, middle, x[:, 4:])
     np.testing.assert_allclose(jnp.concatenate([first, rest], 1), whole, rtol=1e-6, atol=1e-6)
+
+
+def test_positions_that_were_never_learned_are_no_numbers():
+    layer, x = layers.learned_positions(4, cache=True), drawn(2, 3, 6)
+    params, state = layer.init(KEY, x)
+    _, state = layer.apply(params, state, x)
+    y, _ = layer.apply(params, state, x)
+    np.testing.assert_allclose(y[:, 0], x[:, 0] + np.asarray(params["embedding"])[3], rtol=1e-6)
+    assert np.isnan(y[:, 1:]).all()
+
+
+def test_waves_are_of_their_base():
+    x, t, i = drawn(2, 5, 6), np.arange(5)[:, None], np.arange(3)[None]
+    waves = np.concatenate([np.sin(t / 50 ** (2 * i / 6)), np.cos(t / 50 ** (2 * i / 6))], -1)
+    y, _ = layers.sinusoidal_positions(base=50.0).apply({}, {}, x)
+    np.testing.assert_allclose(y, x + waves, rtol=1e-5, atol=1e-6)
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
@@ -364,6 +441,26 @@ def applied(layer, given, at_init=X):
             ValueError,
             r"attention: expected params with \['key', 'output', 'query', 'value'\], got \[\]",
         ),
+        (
+            lambda: applied(layers.attention(2, causal=True, cache=5), {"x": X, "mask": np.ones((2, 5), bool)}),
+            ValueError,
+            "attention: expected no mask or lengths with a cache, got one; generate without",
+        ),
+        (
+            lambda: applied(layers.attention(2, rotary=True), {"x": X, "positions": np.arange(5)[None]}),
+            ValueError,
+            r"attention: expected positions of shape \(2, 5\), got \(1, 5\); give one for each element of x",
+        ),
+        (
+            lambda: layers.attention(2, cross=True).init(KEY, {"x": X, "context": X[:1]}),
+            ValueError,
+            "attention: expected as many examples in x as in the context, got 2 and 1",
+        ),
+        (
+            lambda: applied(layers.learned_positions(9), X[..., :1]),
+            ValueError,
+            r"learned_positions: expected 8 features, got 1 in an input of shape \(2, 5, 1\)",
+        ),
         (lambda: layers.learned_positions(4).init(KEY, X), ValueError, "at most 4 elements, got 5"),
         (lambda: layers.sinusoidal_positions().init(KEY, X[..., :5]), ValueError, "an even number of features, got 5"),
         (
@@ -384,3 +481,17 @@ def test_the_path_is_named():
     with pytest.raises(ValueError, match="mask of one of the shapes") as error:
         jax.jit(model.apply)(params, state, {"x": X, "mask": np.ones((5, 5), bool)})
     assert "residual_0 / attention_0: input {'mask': (5, 5), 'x': (2, 5, 8)}" in error.value.__notes__
+
+
+@pytest.mark.parametrize("options", [{}, {"causal": True}, {"cross": True}])
+def test_one_mask_for_all_examples_has_a_batch_axis_of_one(options):
+    layer, name = layers.attention(2, **options), "context_mask" if options.get("cross") else "mask"
+    x, pairs = drawn(3, 4, 8), np.tril(np.ones((4, 4), bool))
+    given = {"x": x, "context": x}
+    params, state = layer.init(KEY, given)
+    expected, _ = layer.apply(params, state, {**given, name: np.broadcast_to(pairs, (3, 4, 4))})
+    for mask in (pairs[None], pairs[None, None], np.broadcast_to(pairs, (1, 2, 4, 4))):
+        y, _ = layer.apply(params, state, {**given, name: mask})
+        np.testing.assert_array_equal(y["x"], expected["x"])
+    with pytest.raises(ValueError, match=rf"got \(4, 4\); one for all examples has a batch axis of 1: {name}\[None\]"):
+        layer.apply(params, state, {**given, name: pairs})

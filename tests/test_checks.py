@@ -83,3 +83,11 @@ def test_floating_dtypes_pass(dtype):
 def test_other_dtypes_do_not(dtype):
     with pytest.raises(TypeError, match=r"^dense: expected a floating input, got .*\(3,\); convert it"):
         checks.expect_floating("dense", jnp.ones(3, dtype))
+
+
+@pytest.mark.parametrize("array", [np.ones((3, 2)), jnp.ones((3, 2)), jax.ShapeDtypeStruct((3, 2), jnp.float32)])
+def test_shapes_of_weights(array):
+    checks.expect_shape("dense", "kernel", array, (3, 2))
+    for shape in ((3,), (2, 3), (3, 2, 1), ()):
+        with pytest.raises(ValueError, match=r"^embedding: expected an embedding of shape .*, got \(3, 2\); pass the "):
+            checks.expect_shape("embedding", "embedding", array, shape)

@@ -260,6 +260,16 @@ def test_params_or_state_of_another_model_are_refused(what):
         model.apply(*{**given, what: []}.values(), X)
 
 
+def test_a_layer_of_one_array_refuses_params_and_state_that_it_did_not_make():
+    params, state = layers.dense(2).init(jax.random.key(0), X)
+    with pytest.raises(ValueError, match=r"dense: expected no state, got \['index'\]; pass the state that init"):
+        layers.dense(2).apply(params, {"index": jnp.zeros(())}, X)
+    with pytest.raises(ValueError, match=r"dense: expected params with \['bias', 'kernel'\], got \['kernel'\]; pass"):
+        layers.dense(2).apply({"kernel": params["kernel"]}, state, X)
+    with pytest.raises(ValueError, match=r"sinusoidal_positions: expected state with \['index'\], got \[\]; pass the"):
+        layers.sinusoidal_positions(cache=True).apply({}, {}, X[None, :, :2])
+
+
 # ---- specs, side inputs --------------------------------------------------------------------------------------------
 
 
@@ -294,3 +304,46 @@ def test_side_inputs_pass_a_whole_model():
     assert sorted(y) == ["lengths", "x"]
     np.testing.assert_array_equal(y["lengths"], given["lengths"])
     np.testing.assert_array_equal(y["x"], model.apply(params, state, X)[0])
+
+
+# ---- layers that users write -----------------------------------------------------------------------------------------
+
+
+def of_apply(apply, name=None):
+    return core.Layer(lambda key, x: ({}, {}), apply, "mine", name)
+
+
+@pytest.mark.parametrize(
+    ("apply", "got"),
+    [
+        (lambda params, state, x, **options: x, r"an array of shape \(5, 3\)"),
+        (lambda params, state, x, **options: [x, state], "a list"),
+        (lambda params, state, x, **options: (x, x), "a tuple of .*"),
+        (lambda params, state, x, **options: (x, state, x), "a tuple of .*, dict, .*"),
+        (lambda params, state, x, **options: None, "a NoneType"),
+    ],
+)
+@pytest.mark.parametrize("rows", [2, 5])  # an array of two rows can be taken apart as if it were a pair
+def test_an_apply_that_gives_no_pair_is_named(apply, got, rows):
+    x = jnp.ones((rows, 3))
+    model = layers.serial(layers.relu, of_apply(apply, "own"))
+    got = got.replace("5", str(rows))
+    message = rf"mine: expected \(y, state\) from apply of own, got {got}; return both, the state as a dict: {{}} where"
+    for call in (lambda: model.init(jax.random.key(0), x), lambda: model.apply({}, {}, x)):
+        with pytest.raises(TypeError, match=message) as error:
+            call()
+        assert f"own: input ({rows}, 3)" in error.value.__notes__
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        of_apply(lambda params, state, x, **options: (x, state))._replace(kind="a/b"),
+        of_apply(lambda params, state, x, **options: (x, state), "a/b"),
+        of_apply(lambda params, state, x, **options: (x, state))._replace(kind=""),
+    ],
+)
+def test_a_name_that_is_no_name_in_a_path_is_refused(layer):
+    for make in (layers.serial, layers.parallel, layers.residual, lambda layer: layers.repeat(layer, 2)):
+        with pytest.raises(ValueError, match=r"expected a name that is not empty and has no '/', got '(a/b)?'; '/' s"):
+            make(layer)

@@ -4,7 +4,9 @@ The Python blocks of a document share one namespace and run in order. A block of
 it prints, and must show exactly that. Code of another framework stands after ``<!-- skip: next "reason" -->``.
 """
 
+import ast
 import contextlib
+import inspect
 import io
 import re
 import runpy
@@ -144,7 +146,7 @@ def test_the_table_of_parity_is_the_one_that_its_list_makes():
 def test_the_table_of_parity_names_what_is_there(library):
     for there, here in PARITY["TABLES"][library].items():
         assert there
-        named = re.findall(r"\b(layers|models|trees|training|core)\.(\w+)", here)
+        named = re.findall(rf"\b({'|'.join(PARITY['MODULES'])})\.(\w+)", here)
         for module, name in named:
             assert hasattr(getattr(funcnn, module), name), f"{module}.{name}"
         assert named or len(here) > 20, f"{there} has neither a name nor a reason"
@@ -155,7 +157,41 @@ def test_the_table_of_parity_names_what_is_there(library):
         for name in re.findall(r"layers\.(\w+)", here)
     }
     ours_alone = {
-        *("absolute", "square", "squareplus", "sin", "cos", "glu", "gelu_tanh", "crop", "patches", "gaussian_noise"),
-        *("stochastic_depth", "swiglu", "geglu", "learned_positions", "named", "with_initializers", "merged"),
+        *("absolute", "square", "squareplus", "sin", "cos", "stochastic_depth", "swiglu", "geglu", "learned_positions"),
+        *("named", "with_initializers", "merged"),
     }
+    assert not listed & ours_alone
     assert listed | ours_alone == set(funcnn.layers.__all__)
+
+
+# ---- the reference ---------------------------------------------------------------------------------------------------
+
+REFERENCE = runpy.run_path(str(ROOT / "docs" / "reference.py"))
+
+
+def test_the_reference_is_what_the_source_says():
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert page == REFERENCE["page"](), "write it anew: python docs/reference.py"
+
+
+@pytest.mark.parametrize("home", REFERENCE["MODULES"])
+def test_the_reference_has_every_public_name_with_a_sentence(home):
+    entries = re.findall(rf"^- `{home}\.(\w+)(.*?)`: (.*)$", REFERENCE["page"](), re.MULTILINE)
+    names = [name for name, _, _ in entries]
+    module = getattr(funcnn, home)
+    values = {name: getattr(module, name) for name in names}
+    own = {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", "") == f"funcnn.{home}"
+    }
+    assert len(set(names)) == len(names)
+    assert set(getattr(module, "__all__", own)) <= set(names)
+    for name, given, sentence in entries:
+        assert sentence.endswith("."), f"{name} has no sentence: {sentence!r}"
+        if inspect.isfunction(values[name]):
+            taken = ast.parse(f"def {name}{given}: ...").body[0].args
+            found = [*taken.args, taken.vararg, *taken.kwonlyargs, taken.kwarg]
+            assert [a.arg for a in found if a] == list(inspect.signature(values[name]).parameters), name
+        if isinstance(values[name], funcnn.core.Layer):
+            assert not given, name

@@ -133,3 +133,52 @@ def test_neither_changes_what_it_is_given(state):
     training.evaluate(LINE, state, (x, LABELS))
     np.testing.assert_array_equal(x, X)
     jax.tree.map(np.testing.assert_array_equal, (state.params, state.model_state), before)
+
+
+# ---- side inputs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def padded():
+    rng = np.random.default_rng(0)
+    x = {"x": rng.integers(0, 9, (12, 5)), "lengths": rng.integers(1, 6, 12)}
+    model = layers.serial(
+        layers.embedding(9, 4),
+        layers.bidirectional(layers.elman_cell(3), return_sequences=False),
+        layers.named("head", layers.dense(2)),
+    )
+    trainer = training.supervised(model, losses.softmax_cross_entropy, optax.sgd(0.1), {"accuracy": metrics.accuracy})
+    return model, trainer, (x, rng.integers(0, 2, 12))
+
+
+def test_side_inputs_that_are_handed_on_are_no_part_of_the_prediction(padded):
+    model, trainer, (x, y) = padded
+    result = training.run(trainer, (x, y), key=jax.random.key(0), epochs=1, batch_size=5)
+    expected, _ = model.apply(result.state.params, result.state.model_state, x)
+    found = training.predict(model, result.state, x, batch_size=5)
+    np.testing.assert_allclose(found, expected["x"], rtol=1e-5, atol=1e-6)
+    report = training.evaluate(trainer, result.state, (x, y))
+    assert report["accuracy"] == pytest.approx(np.mean(np.argmax(expected["x"], -1) == y))
+    assert training.predict(model, result.state, jax.tree.map(lambda a: a[:0], x)).shape == (0, 2)
+
+
+def test_a_dict_that_a_model_makes_itself_is_the_prediction(padded):
+    def two(d):
+        return {"x": d["x"], "twice": 2 * d["x"]}
+
+    model = layers.network(lambda d, m: two(m(d)), m=padded[0])
+    state = training.TrainState(*model.init(jax.random.key(0), padded[2][0]), (), jax.random.key(0), 0)
+    assert sorted(training.predict(model, state, padded[2][0])) == ["twice", "x"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x | {"x": x["x"] + 5}, r"embedding: expected whole numbers from 0 to 8, got 5 to 13"),
+        (lambda x: x | {"lengths": x["lengths"] + 5}, r"recurrent: expected lengths from 0 to 5, .* got 6 to 10"),
+    ],
+)
+def test_tokens_and_lengths_that_cannot_be_are_found_before_training(padded, change, message):
+    _, trainer, (x, y) = padded
+    with pytest.raises(ValueError, match=message):
+        training.fit(trainer, (change(x), y), key=jax.random.key(0), epochs=1, progress=False)

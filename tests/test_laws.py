@@ -355,6 +355,8 @@ def test_a_numeric_hyperparameter_may_be_traced_mapped_and_differentiated(row: L
 
     expected = outputs(value)
     chex.assert_trees_all_close(jax.jit(outputs)(value), expected, rtol=1e-5, atol=1e-6)
+    known = jnp.asarray(value, jnp.float32)  # closed over inside a trace, where nothing may be asked of it
+    chex.assert_trees_all_close(jax.jit(lambda: outputs(known))(), expected, rtol=1e-5, atol=1e-6)
     mapped = jax.jit(jax.vmap(outputs))(jnp.array([value / 2, value]))
     chex.assert_trees_all_close(jax.tree.map(lambda a: a[1], mapped), expected, rtol=1e-5, atol=1e-6)
     assert any(not np.allclose(a[0], a[1]) for a in jax.tree.leaves(mapped))

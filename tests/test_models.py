@@ -203,3 +203,14 @@ def test_a_low_rank_update_adapts_to_inverted_digits_and_merges():
     merged = trained._replace(params=layers.merged(after.params))
     outputs = [training.predict(m, s, inverted_test[0]) for m, s in ((adapted, after), (model, merged))]
     np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["convnet", "resnet"])
+@pytest.mark.parametrize("shape", [(10, 28, 28), (28, 28), (2, 3, 28, 28, 1)])
+def test_images_have_an_axis_of_channels(name, shape):
+    model = {"convnet": models.convnet([4, 4], 10), "resnet": models.resnet(18, 10, width=4)}[name]
+    message = rf"^{name}: expected \(batch, height, width, channels\), got shape .*add it: x\[\.\.\., None\]; where t"
+    for x in (jnp.ones(shape), {"x": jnp.ones(shape)}):
+        for call in (lambda x=x: model.init(KEY, x), lambda x=x: model.apply({}, {}, x)):
+            with pytest.raises(ValueError, match=message):
+                call()

@@ -103,6 +103,11 @@ def test_networks_in_networks_are_traced_once_at_each_level():
         ),
         (lambda: layers.network(lambda x, a: x, a=layers.dropout), TypeError, "got the factory dropout; call it"),
         (
+            lambda: layers.network(lambda x, **children: x, **{"a/b": layers.relu}),
+            ValueError,
+            r"network: expected a name that is not empty and has no '/', got 'a/b'",
+        ),
+        (
             lambda: layers.network(lambda x, a: x, a=layers.relu).init(KEY, X),
             ValueError,
             r"expected every child to be called, got none for \['a'\]; call it, or leave it out",
@@ -149,6 +154,15 @@ def test_a_condition_takes_one_layer_and_leaves_the_other_as_it_was():
         close(new[other], state[other])
 
 
+def test_each_layer_of_a_condition_draws_by_its_own_name():
+    model = layers.condition(lambda x: x[0, 0] > 0, layers.dropout(0.5), layers.dropout(0.5))
+    for sign, taken in ((1.0, "on_true"), (-1.0, "on_false")):
+        x = jnp.full((4, 50), sign)
+        y, _ = model.apply({}, {}, x, key=KEY, training=True)
+        expected, _ = layers.dropout(0.5).apply({}, {}, x, key=child_key(KEY, taken), training=True)
+        np.testing.assert_array_equal(y, expected)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -163,6 +177,11 @@ def test_a_condition_takes_one_layer_and_leaves_the_other_as_it_was():
             lambda: layers.condition(lambda x: x.sum() > 0, layers.dense(3), layers.relu).init(KEY, X),
             ValueError,
             r"outputs of both layers alike, float32\(5, 3\), got float32\(5, 6\)",
+        ),
+        (
+            lambda: layers.condition(lambda x: x.sum() > 0, layers.flatten, layers.relu).apply({}, {}, X[None]),
+            ValueError,
+            r"outputs of both layers alike, float32\(1, 30\), got float32\(1, 5, 6\)",
         ),
     ],
 )
@@ -209,6 +228,24 @@ def test_repeat_equals_serial_of_the_same_blocks():
     close(deep.apply(params, state, X)[0], chain.apply(apart, {}, X)[0])
     firsts = [leaf[0] for leaf in jax.tree.leaves(params)], [leaf[1] for leaf in jax.tree.leaves(params)]
     assert any(not np.array_equal(a, b) for a, b in zip(*firsts, strict=True))  # weights of its own for each
+
+
+@pytest.mark.parametrize("many", [layers.repeat, layers.ensemble])
+def test_each_of_many_is_drawn_from_its_own_key(many):
+    params, _ = many(layers.dense(6), 3).init(KEY, X)
+    for i in range(3):
+        expected, _ = layers.dense(6).init(jax.random.fold_in(child_key(KEY, "dense_0"), i), X)
+        close(params["dense_0"]["kernel"][i], expected["kernel"], rtol=1e-6)
+
+
+def test_layers_of_repeat_draw_each_from_its_own_key_while_training():
+    drop, ones = layers.dropout(0.5), jnp.ones((4, 50))
+    y, _ = layers.repeat(drop, 2).apply({}, {}, ones, key=KEY, training=True)
+    expected = ones
+    for i in range(2):
+        key = jax.random.fold_in(child_key(KEY, "dropout_0"), i)
+        expected, _ = drop.apply({}, {}, expected, key=key, training=True)
+    np.testing.assert_array_equal(y, expected)
 
 
 @pytest.mark.slow
@@ -297,7 +334,24 @@ def test_an_ensemble_is_trained_like_any_layer():
             ValueError,
             r"a leading axis of 3, got shape \(2, 6\)",
         ),
+        (
+            lambda: layers.repeat(layers.function(lambda x: x.astype(jnp.bfloat16)), 2).apply({}, {}, X),
+            ValueError,
+            r"keeps shape and dtype, float32\(5, 6\), got bfloat16\(5, 6\); make the last layer give",
+        ),
         (lambda: layers.shared(layers.dense(3), 2).init(KEY, X), ValueError, "expected 6 input features"),
+        (
+            lambda: layers.ensemble(layers.dense(6), 3).apply(
+                layers.ensemble(layers.dense(6), 2).init(KEY, X)[0], {}, X
+            ),
+            ValueError,
+            r"ensemble: expected params and state with a leading axis of 3, got shape \(2, 6\)",
+        ),
+        (
+            lambda: layers.ensemble(layers.residual(layers.dense(3)), 2).init(KEY, X),
+            ValueError,
+            r"residual: expected an output of the shape of the input, \(5, 6\), got \(5, 3\)",
+        ),
         (
             lambda: layers.ensemble(layers.dense(6), 3).apply(layers.dense(6).init(KEY, X)[0], {}, X),
             ValueError,
@@ -334,6 +388,21 @@ def test_joining_and_splitting():
     close(model.apply({}, {}, X)[0], jax.nn.relu(X))
 
 
+@pytest.mark.parametrize("join", [layers.add, layers.multiply])
+def test_a_tuple_that_is_joined_hands_its_side_inputs_on(join):
+    y, _ = layers.serial(layers.split(2), join()).apply({}, {}, {"x": X, "mask": jnp.arange(5)})
+    assert {name: a.shape for name, a in y.items()} == {"mask": (5,), "x": (5, 3)}
+
+
+@pytest.mark.parametrize("axis", [1, -2])
+def test_an_axis_in_the_middle_is_split(axis):
+    x = jnp.arange(60.0).reshape(5, 6, 2)
+    for parts, ends in (((1, 2, 3), [1, 3]), (3, [2, 4])):
+        found, _ = layers.split(parts, axis=axis).apply({}, {}, x)
+        for a, b in zip(found, np.split(np.asarray(x), ends, 1), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -346,6 +415,7 @@ def test_joining_and_splitting():
         (lambda: layers.split(4).init(KEY, X), r"split: expected an axis that 4 parts divide, got 6 in \(5, 6\)"),
         (lambda: layers.split((4, 3)).init(KEY, X), r"parts that are 6 together, got \[4, 3\], 7 together"),
         (lambda: layers.split(5, axis=0).init(KEY, X), r"an axis of each example, got axis 0 of shape \(5, 6\)"),
+        (lambda: layers.split(5, axis=-2).init(KEY, X), r"an axis of each example, got axis -2 of shape \(5, 6\)"),
     ],
 )
 def test_what_joining_refuses(make, message):
@@ -356,3 +426,34 @@ def test_what_joining_refuses(make, message):
         return
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("call", "got"),
+    [
+        (lambda x, f: f(x, x), "2"),
+        (lambda x, f: f(), "0"),
+    ],
+)
+def test_a_child_is_called_with_its_input_alone(call, got):
+    model = layers.network(call, f=layers.dense(3))
+    params, state = layers.network(lambda x, f: f(x), f=layers.dense(3)).init(KEY, X)
+    message = f"network: expected one argument, the input, for the child f, got {got}; pass several inputs as one tup"
+    for run in (lambda: model.init(KEY, X), lambda: model.apply(params, state, X)):
+        with pytest.raises(TypeError, match=message):
+            run()
+    model = layers.network(lambda x, f: f(x, training=True), f=layers.dense(3))
+    with pytest.raises(TypeError, match=r"^f\(\) got an unexpected keyword argument 'training'"):
+        model.apply(params, state, X)
+
+
+@pytest.mark.parametrize(
+    ("forward", "got"),
+    [
+        (lambda x: x, "an unexpected keyword argument 'head'"),
+        (lambda x, head, encoder: x, "missing a required argument: 'encoder'"),
+    ],
+)
+def test_a_function_that_takes_other_children_is_refused_in_whole_sentences(forward, got):
+    with pytest.raises(TypeError, match=rf"^network: expected a function of x and of \['head'\], got {got}; give its"):
+        layers.network(forward, head=layers.relu)

@@ -52,9 +52,10 @@ def decided(values, **monitor):
     for row, value in enumerate(values):
         now = state._replace(params={"row": jnp.int32(row)})
         watch = watched(monitor, watch, jnp.int32(row), jnp.float32(value), now)
-        if int(watch.stopped) >= 0:
+        stopped = -1 if watch.stopped is None else int(watch.stopped)  # without a patience there is no end to remember
+        if stopped >= 0:
             break
-    return int(watch.stopped), int(watch.state.params["row"]), float(watch.best)
+    return stopped, int(watch.state.params["row"]), float(watch.best)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,7 @@ def test_reverse_mode_is_refused_and_forward_mode_goes_through():
         ({"min_delta": -0.1}, ValueError, r"expected min_delta as a number from 0 on, got -0.1"),
         ({"min_delta": float("nan")}, ValueError, r"expected min_delta as a number from 0 on, got nan"),
         ({"mode": "auto"}, ValueError, r"expected mode .*'min'.*'max'.* got 'auto'"),
-        ({"monitor": "validation_accuracy"}, ValueError, r"expected mode for monitor='validation_accuracy', got none"),
+        ({"monitor": "validation_accuracy"}, ValueError, r"expected mode for 'validation_accuracy', got none"),
         (
             {"monitor": "val_loss"},
             ValueError,

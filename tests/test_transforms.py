@@ -77,6 +77,11 @@ def test_what_is_kept_may_be_another_tree():
             ValueError,
             r"frozen: expected \(6, 3\) at 'kernel', got \(7, 3\)",
         ),
+        (
+            lambda: layers.frozen(layers.dense(3), {"kernel": jnp.ones((6, 3), int), "bias": jnp.ones(3)}).init(KEY, X),
+            ValueError,
+            r"frozen: expected \(6, 3\) at 'kernel', got int32\(6, 3\)",
+        ),
     ],
 )
 def test_what_is_refused(make, error, message):
@@ -110,6 +115,44 @@ def test_remat_changes_no_value_and_keeps_less():
     assert "remat" in text or "checkpoint" in text
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda layer: layers.reparametrized(layer, lambda p: p),
+        lambda layer: layers.mixed_precision(layer, compute=jnp.float32),
+        layers.remat,
+        lambda layer: layers.with_initializers(layer, {}),
+        lambda layer: layers.lora(layer, 2),
+        layers.weight_norm,
+    ],
+)
+def test_a_layer_in_another_trains_and_draws_as_it_did(wrap):
+    layer = wrap(MODEL)
+    params, state = layer.init(KEY, X)
+    plain, plain_state = MODEL.init(KEY, X)
+    expected = MODEL.apply(plain, plain_state, X, key=jax.random.key(3), training=True)
+    close(layer.apply(params, state, X, key=jax.random.key(3), training=True), expected)
+
+
+def test_remat_keeps_what_its_policy_says():
+    def products(policy):
+        layer = layers.remat(layers.serial(layers.dense(6), layers.sin), policy=policy)
+        params, state = layer.init(KEY, X)
+        slope = jax.grad(lambda p, x: layer.apply(p, state, x)[0].sum(), argnums=(0, 1))
+        return str(jax.make_jaxpr(slope)(params, X)).count("dot_general[")
+
+    # Forward and two for the gradients; without a policy, forward once more.
+    assert (products(jax.checkpoint_policies.everything_saveable), products(None)) == (3, 4)
+
+
+def test_initializers_draw_each_weight_from_a_key_of_its_own_in_its_dtype():
+    model = layers.mixed_precision(layers.serial(layers.dense(6), layers.dense(6)), params=jnp.bfloat16)
+    params, _ = layers.with_initializers(model, {"**/kernel": jax.nn.initializers.normal(1.0)}).init(KEY, X)
+    kernels = [params[name]["kernel"] for name in ("dense_0", "dense_1")]
+    assert {kernel.dtype for kernel in kernels} == {jnp.dtype("bfloat16")}
+    assert not np.isclose(*kernels, atol=1e-2).all(axis=0).any()
+
+
 # ---- frozen ----------------------------------------------------------------------------------------------------------
 
 
@@ -125,6 +168,7 @@ def test_what_is_frozen_is_not_trained_and_not_even_there_for_the_optimizer():
     after = training.fit(line, data, key=KEY, epochs=5, state=before, progress=False).state
     close(after.model_state, before.model_state, rtol=0)
     close(after.model_state["serial_0"]["params"], trained, rtol=0)
+    close(after.model_state["serial_0"]["state"], state, rtol=0)
     assert not np.allclose(after.params["dense_0"]["kernel"], before.params["dense_0"]["kernel"])
 
 
@@ -177,6 +221,27 @@ def test_tokens_come_out_of_an_embedding_in_the_dtype_of_computation():
     assert small.apply(params, state, X)[0].dtype == jnp.float16
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_mixed_precision_gives_back_the_dtype_that_came_in(dtype):
+    model = layers.mixed_precision(layers.dense(2), compute=jnp.float32)
+    params, state = model.init(KEY, X)
+    assert model.apply(params, state, X.astype(dtype))[0].dtype == dtype
+
+
+def test_scales_and_biases_reach_the_layers_with_all_their_digits():
+    seen = {}
+
+    def apply(params, state, x, *, key=None, training=False):
+        seen.update(params)
+        return x, state
+
+    made = {name: jnp.ones(6) + 1e-6 for name in ("kernel", "scale", "bias")}
+    model = layers.mixed_precision(layers.identity._replace(init=lambda key, x: (made, {}), apply=apply))
+    model.apply(*model.init(KEY, X), X)
+    found = {name: str(a.dtype) for name, a in seen.items()}
+    assert found == {"kernel": "bfloat16", "scale": "float32", "bias": "float32"}
+
+
 # ---- lora ------------------------------------------------------------------------------------------------------------
 
 
@@ -204,6 +269,19 @@ def test_a_low_rank_update_is_one_and_merging_it_changes_nothing():
         update = np.asarray(plain[name]["kernel"] - params["base"][name]["kernel"])
         assert np.linalg.matrix_rank(update, tol=1e-4) == 2
         np.testing.assert_allclose(plain[name]["bias"], params["base"][name]["bias"])
+
+
+def test_weights_of_one_shape_have_updates_that_are_drawn_apart():
+    params, _ = layers.lora(layers.serial(layers.dense(6), layers.dense(6)), 2).init(KEY, X)
+    first, second = (params["lora"][name]["kernel"] for name in ("dense_0", "dense_1"))
+    assert not np.isclose(first["a"], second["a"]).any()
+
+
+def test_an_update_without_its_weight_is_refused():
+    layer, params, _, state = adapted()
+    params["lora"]["dense_7"] = params["lora"].pop("dense_1")
+    with pytest.raises(ValueError, match=r"an a and a b for weights that base has, got \['dense_7/kernel'\]"):
+        layer.apply(params, state, X)
 
 
 @pytest.mark.slow
@@ -259,6 +337,55 @@ def test_spectral_norm_is_pytorchs(torch):
     (twin(x) ** 2).sum().backward()
     slope = jax.grad(lambda p: (layer.apply(p, state, X)[0] ** 2).sum())(params)
     close(slope["kernel"], twin.parametrizations.weight.original.grad.T.numpy(), rtol=1e-3)
+
+
+def test_children_named_as_the_parts_of_a_normed_weight_are_children():
+    inside = layers.network(
+        lambda x, direction, scale: direction(x) * scale(x), direction=layers.dense(3), scale=layers.dense(3)
+    )
+    layer = layers.weight_norm(inside)
+    params, state = layer.init(KEY, X)
+    close(layer.apply(params, state, X)[0], inside.apply(*inside.init(KEY, X), X)[0])
+
+
+def test_spectral_norm_is_its_formula_while_training():
+    epsilon = 2.0  # more than any length here, so that it counts
+    inside = layers.serial(layers.dense(4), layers.batch_norm(), layers.dropout(0.3))
+    layer = layers.spectral_norm(inside, iterations=2, epsilon=epsilon)
+    params, state = layer.init(KEY, X)
+    key = jax.random.key(3)
+    u, v = (np.asarray(state["spectral_norm"]["dense_0"]["kernel"][name], np.float64) for name in ("u", "v"))
+    matrix = np.asarray(params["dense_0"]["kernel"], np.float64).T
+    for _ in range(2):
+        v = matrix.T @ u / max(np.linalg.norm(matrix.T @ u), epsilon)
+        u = matrix @ v / max(np.linalg.norm(matrix @ v), epsilon)
+    u, v = jnp.asarray(u, jnp.float32), jnp.asarray(v, jnp.float32)
+    inner = {"batch_norm_0": state["batch_norm_0"]}
+
+    def expected(params):
+        kernel = params["dense_0"]["kernel"]
+        divided = trees.replace(params, {"dense_0/kernel": lambda k: k / (u @ kernel.T @ v)})
+        y, new = inside.apply(divided, inner, X, key=key, training=True)
+        return (y**2).sum(), (y, {**new, "spectral_norm": {"dense_0": {"kernel": {"u": u, "v": v}}}})
+
+    def found(params):
+        y, new = layer.apply(params, state, X, key=key, training=True)
+        return (y**2).sum(), (y, new)
+
+    slopes = [jax.jit(jax.grad(f, has_aux=True))(params) for f in (found, expected)]
+    close(*slopes, rtol=1e-3)
+
+
+def test_the_largest_singular_value_is_found_at_init_and_kept_when_not_training():
+    values = jnp.array([2.0, 1.0, 0.5])
+    layer = layers.spectral_norm(layers.dense(3, bias=False, kernel_init=lambda *_: jnp.diag(values)))
+    x = jnp.eye(3)
+    params, state = layer.init(KEY, x)
+    y, new = layer.apply(params, state, x)
+    close(y, jnp.diag(values / 2), rtol=1e-6)
+    tilted = trees.replace(params, {"kernel": lambda k: k + 0.3})
+    _, new = layer.apply(tilted, state, x)
+    close(new, state, rtol=0)
 
 
 @pytest.mark.slow
@@ -409,3 +536,103 @@ def test_stacked_weights_have_a_largest_singular_value_each():
 def test_a_vector_is_no_matrix_however_many_are_stacked():
     with pytest.raises(ValueError, match="at least 2 axes"):
         layers.lora(layers.repeat(layers.dense(6), 4), rank=2, where="**/bias").init(KEY, X)
+
+
+# ---- patterns, one or several ----------------------------------------------------------------------------------------
+
+BOTH = ("query/kernel", "value/kernel")
+
+
+def attending():
+    return layers.attention(2), jnp.asarray(RNG.normal(size=(2, 3, 4)), jnp.float32)
+
+
+@pytest.mark.parametrize("where", [BOTH, list(BOTH)])
+def test_several_patterns_name_the_weights_together(where):
+    layer, x = attending()
+    params, _ = layers.lora(layer, 2, where=where).init(KEY, x)
+    assert sorted(params["lora"]) == ["query", "value"]
+    params, _ = layers.weight_norm(layer, where=where).init(KEY, x)
+    assert [name for name in params if isinstance(params[name]["kernel"], dict)] == ["query", "value"]
+    normed = layers.spectral_norm(layer, where=where)
+    params, state = normed.init(KEY, x)
+    assert sorted(state["spectral_norm"]) == ["query", "value"]
+    _, new = normed.apply(params, state, x, training=True)
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda where: layers.lora(layers.dense(3), 2, where=where),
+        lambda where: layers.weight_norm(layers.dense(3), where=where),
+        lambda where: layers.spectral_norm(layers.dense(3), where=where),
+    ],
+)
+def test_patterns_that_are_none_are_refused(wrap):
+    for where, error, message in (
+        ((), ValueError, "expected at least one pattern, got none"),
+        (("**/kernel", ""), ValueError, "got an empty one"),
+        (3, TypeError, "expected a pattern such as '.*', got int 3"),
+        (["**/kernel", 3], TypeError, "got int 3"),
+    ):
+        with pytest.raises(error, match=message):
+            wrap(where)
+    with pytest.raises(ValueError, match="expected a pattern that matches a path, got 'nothing'"):
+        wrap(("kernel", "nothing")).init(KEY, X)
+
+
+# ---- initializers that are none --------------------------------------------------------------------------------------
+
+
+def narrow(key, shape, dtype):
+    return jnp.zeros((shape[0], 1), dtype)
+
+
+INITIALIZERS = {
+    "not called": (
+        jax.nn.initializers.he_normal,
+        TypeError,
+        r"an initializer that returns float32\(6, 6\) for '{}', got one that returns a function; an initializer is "
+        r"made by a call: he_normal\(\)",
+    ),
+    "a number": (
+        lambda key, shape, dtype: 0.5,
+        TypeError,
+        r"an initializer that returns float32\(6, 6\) for '{}', got one that returns a float; return an array",
+    ),
+    "another shape": (
+        narrow,
+        ValueError,
+        r"float32\(6, 6\) from the initializer of '{}', got float32\(6, 1\); return an array of the shape and dtype",
+    ),
+    "another dtype": (
+        lambda key, shape, dtype: jnp.zeros(shape, jnp.bfloat16),
+        ValueError,
+        r"float32\(6, 6\) from the initializer of '{}', got bfloat16\(6, 6\); return",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", INITIALIZERS)
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [
+        (layers.dense(6), "kernel"),
+        (layers.serial(layers.dense(6)), "dense_0/kernel"),
+        (layers.repeat(layers.dense(6), 2), "dense_0/kernel"),
+    ],
+)
+def test_what_an_initializer_returns_is_checked(case, model, path):
+    initializer, error, message = INITIALIZERS[case]
+    with pytest.raises(error, match="^with_initializers: expected " + message.replace("{}", path)):
+        layers.with_initializers(model, {"**/kernel": initializer}).init(KEY, X)
+
+
+def test_the_error_of_an_initializer_names_the_weight():
+    model = layers.with_initializers(layers.serial(layers.dense(6)), {"**/bias": jax.nn.initializers.he_normal()})
+    with pytest.raises(ValueError, match="1-dimensional weights") as error:
+        model.init(KEY, X)
+    assert "with_initializers: from the initializer of 'dense_0/bias', float32(6,)" in error.value.__notes__
+    with pytest.raises(TypeError, match=r"lora: expected an initializer that returns .* for 'kernel', got one that"):
+        layers.lora(layers.dense(3), 2, a_init=jax.nn.initializers.he_normal).init(KEY, X)

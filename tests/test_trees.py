@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from funcnn import trees
+from funcnn import layers, trees
 
 PARAMS = {
     "encoder": {f"dense_{i}": {"kernel": np.ones((2, 3)), "bias": np.zeros(3)} for i in (0, 2, 10)},
@@ -289,3 +289,22 @@ def test_to_and_fro_is_the_same_tree():
 def test_changes_that_cannot_be_meant_are_refused(change, error, message):
     with pytest.raises(error, match=message):
         change()
+
+
+@pytest.mark.parametrize(
+    ("tree", "got"),
+    [
+        (layers.dense(3), "a function at 'init'"),
+        ({"a": jnp.ones(3), "b": {"c": "kernel"}}, "a str at 'b/c'"),
+        ("params.safetensors", "a str"),
+        (object(), "a object"),
+    ],
+)
+def test_what_holds_no_numbers_is_not_counted(tree, got):
+    with pytest.raises(TypeError, match=f"^count: expected arrays or numbers, got {got}; pass params, such as those"):
+        trees.count(tree)
+
+
+def test_numbers_and_shapes_are_counted():
+    shape = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    assert trees.count([1, 2.0, True, np.float32(3), np.ones((2, 2)), shape, jax.random.key(0), {}]) == 15

@@ -203,7 +203,7 @@ def celu(alpha: Any = 1.0) -> Layer:
 
     Reference: Barron, "Continuously differentiable exponential linear units", 2017.
     """
-    if checks.is_concrete(alpha) and not alpha > 0:
+    if checks.is_concrete(alpha) and not checks.known(alpha) > 0:
         checks.fail("celu", "alpha above 0", str(alpha), "x is divided by it; take relu for a corner at zero")
     return _activation("celu", lambda x: jax.nn.celu(x, jnp.asarray(alpha, x.dtype)))
 

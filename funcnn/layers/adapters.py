@@ -1,7 +1,7 @@
 """Weights made of other weights: low-rank updates, and norms of the weights themselves."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,13 +9,16 @@ import jax.numpy as jnp
 from jax.nn.initializers import he_uniform
 
 from funcnn import checks, stacks, trees
-from funcnn.core import Layer, Tree, child_key, expect_key, expect_layer
+from funcnn.core import Layer, Tree, child_key, expect_entries, expect_key, expect_layer
 from funcnn.layers.transforms import reparametrized
 
 Initializer = Callable[..., Any]
 
 
-def lora(layer: Layer, rank: int, *, where: str = "**/kernel", a_init: Initializer = he_uniform()) -> Layer:
+Patterns = str | Sequence[str]
+
+
+def lora(layer: Layer, rank: int, *, where: Patterns = "**/kernel", a_init: Initializer = he_uniform()) -> Layer:
     """The layer with a low-rank update beside some of its weights: what is there stays, and little has to be trained.
 
     Formula: ``kernel + a @ b`` in the place of each ``kernel``; ``b`` starts at zero, so the layer starts as it was.
@@ -28,12 +31,12 @@ def lora(layer: Layer, rank: int, *, where: str = "**/kernel", a_init: Initializ
     Args:
         layer: any layer, or a whole model.
         rank: of the update.
-        where: a pattern over the paths of the layer's params.
+        where: a pattern over the paths of the layer's params, or several: ``("**/query/kernel", "**/value/kernel")``.
         a_init: from ``jax.nn.initializers``.
 
     Raises:
         TypeError: ``layer`` is not a layer, or ``rank`` not a whole number.
-        ValueError: the pattern matches nothing, or a weight that is not a matrix.
+        ValueError: a pattern matches nothing, or a weight that is no matrix; updates have other sizes than ``base``.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -59,8 +62,16 @@ def lora(layer: Layer, rank: int, *, where: str = "**/kernel", a_init: Initializ
     """
     expect_layer("lora", layer)
     rank = checks.expect_count("lora", "rank", rank)
-    trees.expect_patterns("lora", (where,))
-    inner = reparametrized(layer, merged)
+    patterns = trees.patterns_of("lora", where)
+
+    def whole(params: Tree) -> Tree:
+        for path, a in trees.select(params["lora"], "**/a").items() if _is_adapted(params) else ():
+            if a.shape[-1] != rank:
+                got, fix = f"a of shape {a.shape} at {path!r}", "pass params of this rank, or choose theirs"
+                checks.fail("lora", f"updates of rank {rank}", got, fix)
+        return merged(params)
+
+    inner = reparametrized(layer, whole)
 
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
         base, state = layer.init(key, x)
@@ -68,13 +79,14 @@ def lora(layer: Layer, rank: int, *, where: str = "**/kernel", a_init: Initializ
             fix = "name the weights of both by one pattern, or merge the inner one first"
             checks.fail("lora", "a layer without another lora inside", "one", fix)
         updates: dict[str, Any] = {}
-        for path, weight in trees.select(base, where, where="lora").items():
+        for path, weight in trees.select(base, *patterns, where="lora").items():
             axes = stacks.axes_of(layer, path)
             if weight.ndim - axes < 2:
                 got = f"shape {weight.shape} at {path!r}"
                 checks.fail("lora", "weights with at least 2 axes", got, "narrow the pattern: where='**/kernel'")
             own = child_key(child_key(key, "lora"), path)
-            updates[f"{path}/a"] = stacks.drawn(a_init, own, (*weight.shape[:-1], rank), weight.dtype, axes)
+            of = (*weight.shape[:-1], rank), weight.dtype
+            updates[f"{path}/a"] = stacks.drawn("lora", path, a_init, own, of, axes)
             updates[f"{path}/b"] = jnp.zeros((*weight.shape[:axes], rank, weight.shape[-1]), weight.dtype)
         return {"base": base, "lora": trees.nested(updates)}, state
 
@@ -100,7 +112,7 @@ def merged(params: Tree) -> Tree:
     """
     if not isinstance(params, dict):
         return params
-    if set(params) != {"base", "lora"} or not _are_updates(params["lora"]):
+    if not _is_adapted(params):
         return {name: merged(entry) for name, entry in params.items()}
     updates = trees.select(params["lora"], "**")
     left = sorted({path.rpartition("/")[0] for path in updates} - set(trees.paths(params["base"])))
@@ -114,6 +126,7 @@ def merged(params: Tree) -> Tree:
         if f"{name}/a" not in updates:
             return weight
         a, b = updates[f"{name}/a"], updates[f"{name}/b"]
+        _expect_factors(name, weight.shape, a.shape, b.shape)
         # The axes that b has in front are those of stacked params; a may have more, such as those of a window.
         b = b.reshape(*b.shape[:-2], *(1,) * (a.ndim - b.ndim), *b.shape[-2:])
         return weight + jnp.matmul(a, b)
@@ -121,11 +134,20 @@ def merged(params: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(plain, merged(params["base"]))
 
 
-def _are_updates(tree: Tree) -> bool:
-    return bool(tree) and all(path.rpartition("/")[2] in ("a", "b") for path in trees.paths(tree))
+def _expect_factors(path: str, whole: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    if min(len(a), len(b)) < 2 or a[:-1] != whole[:-1] or b != (*whole[: len(b) - 2], a[-1], whole[-1]):
+        got, fix = f"a of shape {a} and b of shape {b}", "pass a base and updates that were made for each other"
+        checks.fail("lora", f"an update for {path!r} of shape {whole}", got, fix)
 
 
-def weight_norm(layer: Layer, *, where: str = "**/kernel") -> Layer:
+def _is_adapted(params: Tree) -> bool:
+    if not isinstance(params, dict) or set(params) != {"base", "lora"}:
+        return False
+    names = [path.rpartition("/")[2] for path in trees.paths(params["lora"])]
+    return bool(names) and all(name in ("a", "b") for name in names)
+
+
+def weight_norm(layer: Layer, *, where: Patterns = "**/kernel") -> Layer:
     """The layer with some weights split into a direction and a length, which are trained apart.
 
     Formula: ``kernel = scale * direction / |direction|``, with one length for each output feature
@@ -137,11 +159,11 @@ def weight_norm(layer: Layer, *, where: str = "**/kernel") -> Layer:
 
     Args:
         layer: any layer, or a whole model.
-        where: a pattern over the paths of the layer's params.
+        where: a pattern over the paths of the layer's params, or several.
 
     Raises:
         TypeError: ``layer`` is not a layer.
-        ValueError: the pattern matches nothing.
+        ValueError: a pattern matches nothing.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -157,11 +179,11 @@ def weight_norm(layer: Layer, *, where: str = "**/kernel") -> Layer:
     Reference: Salimans and Kingma, "Weight normalization", 2016.
     """
     expect_layer("weight_norm", layer)
-    trees.expect_patterns("weight_norm", (where,))
+    patterns = trees.patterns_of("weight_norm", where)
 
     def split(params: Tree) -> Tree:
         leaves = trees.select(params, "**")
-        for path, weight in trees.select(params, where, where="weight_norm").items():
+        for path, weight in trees.select(params, *patterns, where="weight_norm").items():
             del leaves[path]
             axes = stacks.axes_of(layer, path)
             length = _length(weight, axes).reshape(*weight.shape[:axes], weight.shape[-1])
@@ -174,6 +196,7 @@ def weight_norm(layer: Layer, *, where: str = "**/kernel") -> Layer:
         if set(params) != {"direction", "scale"} or isinstance(params["direction"], dict):
             return {name: whole(entry) for name, entry in params.items()}
         direction, scale = params["direction"], params["scale"]
+        checks.expect_shape("weight_norm", "scale", scale, (*direction.shape[: scale.ndim - 1], direction.shape[-1]))
         length = _length(direction, scale.ndim - 1)
         return direction * (scale.reshape(length.shape) / length)
 
@@ -190,7 +213,7 @@ _LEAST = 1e-24
 _SPECTRAL = "spectral_norm"
 
 
-def spectral_norm(layer: Layer, *, where: str = "**/kernel", iterations: int = 1, epsilon: Any = 1e-12) -> Layer:
+def spectral_norm(layer: Layer, *, where: Patterns = "**/kernel", iterations: int = 1, epsilon: Any = 1e-12) -> Layer:
     """The layer with some weights divided by their largest singular value, so that none stretches its input.
 
     Formula: ``kernel / sigma``, ``sigma = u W v`` for ``W = kernel`` as a matrix with one row for each output feature,
@@ -203,13 +226,13 @@ def spectral_norm(layer: Layer, *, where: str = "**/kernel", iterations: int = 1
 
     Args:
         layer: any layer, or a whole model.
-        where: a pattern over the paths of the layer's params.
+        where: a pattern over the paths of the layer's params, or several.
         iterations: how many of them a step of training makes; at the beginning there are 15.
         epsilon: the least length that is divided by.
 
     Raises:
         TypeError: ``layer`` is not a layer, or ``iterations`` not a whole number.
-        ValueError: the pattern matches nothing.
+        ValueError: a pattern matches nothing.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -228,7 +251,7 @@ def spectral_norm(layer: Layer, *, where: str = "**/kernel", iterations: int = 1
     """
     expect_layer("spectral_norm", layer)
     iterations = checks.expect_count("spectral_norm", "iterations", iterations)
-    trees.expect_patterns("spectral_norm", (where,))
+    patterns = trees.patterns_of("spectral_norm", where)
 
     def turned(weight: Any, vectors: Any, times: int) -> dict[str, Any]:
         def one(weight: Any, u: Any, v: Any) -> dict[str, Any]:
@@ -247,7 +270,7 @@ def spectral_norm(layer: Layer, *, where: str = "**/kernel", iterations: int = 1
             fix = "name the weights of both by one pattern"
             checks.fail("spectral_norm", "a layer without another spectral_norm around the whole of it", "one", fix)
         found: dict[str, Any] = {}
-        for path, weight in trees.select(params, where, where="spectral_norm").items():
+        for path, weight in trees.select(params, *patterns, where="spectral_norm").items():
             axes = stacks.axes_of(layer, path)
             each, rows = weight.shape[:axes], math.prod(weight.shape[axes:-1])
             own = child_key(child_key(key, _SPECTRAL), path)
@@ -259,10 +282,11 @@ def spectral_norm(layer: Layer, *, where: str = "**/kernel", iterations: int = 1
 
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         inner = {name: entry for name, entry in state.items() if name != _SPECTRAL}
-        weights = trees.select(params, where, where="spectral_norm")
+        weights = trees.select(params, *patterns, where="spectral_norm")
+        held = _vectors(state, weights)
         found: dict[str, Any] = {}
         for path, weight in weights.items():
-            vectors = {name: trees.select(state[_SPECTRAL], f"{path}/{name}")[f"{path}/{name}"] for name in ("u", "v")}
+            vectors = {name: held[f"{path}/{name}"] for name in ("u", "v")}
             if training:
                 # What the vectors are does not depend on the weight, as in the paper: its gradient is that of u W v.
                 vectors = jax.lax.stop_gradient(turned(weight, vectors, iterations))
@@ -272,6 +296,19 @@ def spectral_norm(layer: Layer, *, where: str = "**/kernel", iterations: int = 1
         return y, {**inner, _SPECTRAL: trees.nested(found)}
 
     return layer._replace(init=init, apply=apply)
+
+
+def _vectors(state: Tree, weights: dict[str, Any]) -> dict[str, Any]:
+    """What the state holds for each weight, by path."""
+    kept = state.get(_SPECTRAL) or {}
+    held = trees.select(kept, "**") if kept else {}
+    expect_entries("spectral_norm", "state", held, [f"{path}/{name}" for path in weights for name in ("u", "v")])
+    for path, weight in weights.items():
+        axes = held[f"{path}/u"].ndim - 1
+        each, rows = weight.shape[:axes], math.prod(weight.shape[axes:-1])
+        for name, size in (("u", weight.shape[-1]), ("v", rows)):
+            checks.expect_shape(f"spectral_norm: {path}", name, held[f"{path}/{name}"], (*each, size), "state")
+    return held
 
 
 def _divided(vectors: Any) -> Callable[[Any], Any]:

@@ -36,6 +36,12 @@ class _Options(NamedTuple):
     kernel_init: Initializer
     bias_init: Initializer
 
+    def shapes(self, n: int, m: int) -> dict[str, tuple[int, int]]:
+        """Those of the four kernels, for a sequence of ``n`` and a context of ``m`` features."""
+        width = self.width_of(n)
+        inner, outer = self.heads * width, self.groups * width
+        return {"query": (n, inner), "key": (m, outer), "value": (m, outer), "output": (inner, n)}
+
     def width_of(self, n: int) -> int:
         """The features of a head, for an input of ``n`` features."""
         if self.width is None and n % self.heads:
@@ -69,9 +75,9 @@ def attention(
     Shapes: ``(batch, time, n) -> (batch, time, n)``; a context is ``(batch, keys, m)``, otherwise ``keys = time``.
 
     Side inputs: of a dict, next to the sequence under ``"x"``: ``"mask"``, booleans for what may be
-    looked at, ``(batch, keys)``, ``(batch, time, keys)`` or ``(batch, heads or 1, time, keys)``; or ``"lengths"``,
-    whole numbers ``(batch,)``, of what is looked at; ``"positions"``, whole numbers ``(batch, time)``, for ``rotary``.
-    With ``cross=True`` in their place ``"context"``, which has to be there, ``"context_mask"`` and
+    looked at, ``(batch, keys)``, ``(batch or 1, time, keys)`` or ``(batch or 1, heads or 1, time, keys)``; or
+    ``"lengths"``, whole numbers ``(batch,)``, of what is looked at; ``"positions"``, whole numbers ``(batch, time)``,
+    for ``rotary``. With ``cross=True`` in their place ``"context"``, which has to be there, ``"context_mask"`` and
     ``"context_lengths"``. All are handed on. Where everything is masked, what comes out of the heads is zero.
 
     Params: ``query``, ``key``, ``value`` and ``output``, each with a ``kernel`` and, unless ``bias=False``, a ``bias``.
@@ -94,7 +100,8 @@ def attention(
 
     Raises:
         TypeError: the input is not floating, or a mask not boolean.
-        ValueError: heads that do not divide, axes or masks of another shape than they should have.
+        ValueError: heads that do not divide, axes or masks of another shape than they should have, params or state of
+            other sizes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -141,10 +148,9 @@ def attention(
 
 def _started(options: _Options, key: Any, x: Any) -> tuple[Tree, Tree]:
     a, context = _sequences(x, options.cross)
-    n, m, width, dtype = a.shape[-1], context.shape[-1], options.width_of(a.shape[-1]), param_dtype(a)
-    inner, outer = options.heads * width, options.groups * width
+    width, dtype = options.width_of(a.shape[-1]), param_dtype(a)
     params: dict[str, Any] = {}
-    for name, shape in {"query": (n, inner), "key": (m, outer), "value": (m, outer), "output": (inner, n)}.items():
+    for name, shape in options.shapes(a.shape[-1], context.shape[-1]).items():
         own = child_key(key, name)
         params[name] = {"kernel": options.kernel_init(jax.random.fold_in(own, 0), shape, dtype)}
         if options.bias:
@@ -160,6 +166,8 @@ def _applied(options: _Options, params: Tree, state: Tree, x: Any, training: boo
     expect_entries("attention", "params", params, ("query", "key", "value", "output"))
     expect_entries("attention", "state", state, ("key", "value", "index") if options.length else ())
     width = options.width_of(a.shape[-1])
+    for name, shape in options.shapes(a.shape[-1], context.shape[-1]).items():
+        _expect_map(params[name], name, context if name in ("key", "value") else a, shape, options.bias)
 
     mask = _mask(x, a, context, options)
     if mask is not None:
@@ -169,7 +177,7 @@ def _applied(options: _Options, params: Tree, state: Tree, x: Any, training: boo
         a = context if whole else a
 
     def heads_of(name: str, of: Any, count: int) -> Any:
-        return _mapped(params, of, name, options.bias).reshape(*of.shape[:2], count, width)
+        return _mapped(params[name], of).reshape(*of.shape[:2], count, width)
 
     q = heads_of("query", a, options.heads)
     k, v = (heads_of(name, context, options.groups) for name in ("key", "value"))
@@ -182,13 +190,13 @@ def _applied(options: _Options, params: Tree, state: Tree, x: Any, training: boo
         if mask is not None:
             fix = "generate without: sequences of one length, from their first position on"
             checks.fail("attention", "no mask or lengths with a cache", "one", fix)
-        state = _kept(state, k, v)
+        state = _kept(state, k, v, options.length)
         k, v = state["key"].astype(a.dtype), state["value"].astype(a.dtype)
     if options.causal:
         before = jnp.arange(k.shape[1])[None, :] <= start + jnp.arange(a.shape[1])[:, None]
         mask = before[None, None] if mask is None else mask & before[None, None]
     y = _attended(q, k, v, mask)
-    y = _mapped(params, y.reshape(*a.shape[:2], options.heads * width), "output", options.bias)
+    y = _mapped(params["output"], y.reshape(*a.shape[:2], options.heads * width))
     if cached:
         y = jnp.where(state["index"] > options.length, jnp.nan, y)
     return with_features(x, y), state
@@ -231,19 +239,25 @@ def _rotated(x: Any, positions: Any, base: Any) -> Any:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
-def _mapped(params: Tree, x: Any, name: str, bias: bool) -> Any:
-    params = params[name]
-    expect_entries(f"attention: {name}", "params", params, ("kernel", "bias") if bias else ("kernel",))
-    kernel = params["kernel"].astype(x.dtype)
-    if x.shape[-1] != kernel.shape[0]:
+def _mapped(params: Tree, x: Any) -> Any:
+    y = primitives.matmul(x, params["kernel"].astype(x.dtype))
+    return y + primitives.along_last(params["bias"].astype(x.dtype), y.ndim) if "bias" in params else y
+
+
+def _expect_map(params: Tree, name: str, x: Any, shape: tuple[int, int], bias: bool) -> None:
+    where = f"attention: {name}"
+    expect_entries(where, "params", params, ("kernel", "bias") if bias else ("kernel",))
+    kernel = params["kernel"]
+    if name != "output" and kernel.ndim == 2 and x.shape[-1] != kernel.shape[0]:
         checks.fail(
             "attention",
             f"{kernel.shape[0]} features for {name}, as its kernel {tuple(kernel.shape)} has",
             f"{x.shape[-1]} in an input of shape {tuple(x.shape)}",
             "pass inputs of the shape that init was given, or init again",
         )
-    y = primitives.matmul(x, kernel)
-    return y + primitives.along_last(params["bias"].astype(x.dtype), y.ndim) if bias else y
+    checks.expect_shape(where, "kernel", kernel, shape)
+    if bias:
+        checks.expect_shape(where, "bias", params["bias"], shape[-1:])
 
 
 def _sequences(x: Any, cross: bool) -> tuple[Any, Any]:
@@ -283,10 +297,14 @@ def _mask(x: Any, a: Any, context: Any, options: _Options) -> Any:
     if value.dtype != bool:
         checks.fail("attention", f"{name} of booleans", str(value.dtype), "True for what may be looked at", TypeError)
     shapes = [(batch, keys), (batch, time, keys), (batch, 1, time, keys), (batch, options.heads, time, keys)]
-    if value.shape not in shapes:
+    if value.shape not in shapes and value.shape not in [(1, *shape[1:]) for shape in shapes[1:]]:
         expected = ", ".join(map(str, dict.fromkeys(shapes)))
-        checks.fail("attention", f"{name} of one of the shapes {expected}", str(value.shape), "batch first, keys last")
-    return value.reshape({2: (batch, 1, 1, keys), 3: (batch, 1, time, keys)}.get(value.ndim, value.shape))
+        every = f"one for all examples has a batch axis of 1: {name}[None]"
+        fix = every if value.shape == (time, keys) else "batch first, keys last"
+        checks.fail("attention", f"{name} of one of the shapes {expected}", str(value.shape), fix)
+    if value.ndim == 4:
+        return value
+    return value[:, None, None] if value.ndim == 2 else value[:, None]
 
 
 def _positions(x: Any, a: Any, start: Any) -> Any:
@@ -300,7 +318,7 @@ def _positions(x: Any, a: Any, start: Any) -> Any:
     return positions
 
 
-def _kept(state: Tree, k: Any, v: Any) -> Tree:
+def _kept(state: Tree, k: Any, v: Any, length: Any) -> Tree:
     """The state with keys and values written behind those that are there."""
     if state["key"].shape[0] != k.shape[0]:
         fix = "the cache is of the batch that init was given: init again with this one"
@@ -308,6 +326,8 @@ def _kept(state: Tree, k: Any, v: Any) -> Tree:
     if state["key"].shape[1] < k.shape[1]:
         fix = "make the cache as long as the sequence"
         checks.fail("attention", f"at most {state['key'].shape[1]} positions, as the cache has", str(k.shape[1]), fix)
+    for name in ("key", "value"):
+        checks.expect_shape("attention", name, state[name], (k.shape[0], length, *k.shape[2:]), "state")
     index, zero = state["index"], jnp.int32(0)
     at = (zero, index, zero, zero)
     return {

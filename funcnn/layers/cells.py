@@ -46,7 +46,8 @@ def elman_cell(
 
     Raises:
         TypeError: the input is not floating, or ``activation`` is not a function.
-        ValueError: the input has other features than the kernel was made for, or the carry does not fit it.
+        ValueError: the input has other features than the kernel was made for, the carry does not fit it, or the params
+            have other sizes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -73,7 +74,7 @@ def elman_cell(
         inits = (kernel_init, recurrent_kernel_init, bias_init if bias else None)
         return _weights(key, inits, x, features, 1)
 
-    return _cell("elman_cell", ("bias",) if bias else (), _expect_vectors, init, step, features)
+    return _cell("elman_cell", ("bias",) if bias else (), _expect_vectors, init, step, features, 1)
 
 
 def lstm_cell(
@@ -106,7 +107,8 @@ def lstm_cell(
 
     Raises:
         TypeError: the input is not floating.
-        ValueError: the input has other features than the kernel was made for, or the carry does not fit it.
+        ValueError: the input has other features than the kernel was made for, the carry does not fit it, or the params
+            have other sizes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -130,7 +132,7 @@ def lstm_cell(
         return _open_forget_gate(_weights(key, inits, x, features, 4), features, forget_bias)
 
     step = _long_short_term(primitives.matmul, bias)
-    return _cell("lstm_cell", ("bias",) if bias else (), _expect_vectors, init, step, features, carried=2)
+    return _cell("lstm_cell", ("bias",) if bias else (), _expect_vectors, init, step, features, 4, carried=2)
 
 
 def gru_cell(
@@ -162,7 +164,8 @@ def gru_cell(
 
     Raises:
         TypeError: the input is not floating.
-        ValueError: the input has other features than the kernel was made for, or the carry does not fit it.
+        ValueError: the input has other features than the kernel was made for, the carry does not fit it, or the params
+            have other sizes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -198,7 +201,7 @@ def gru_cell(
         h = (1 - z) * jnp.tanh(n + jax.nn.sigmoid(r + h_r) * h_n) + z * h
         return h, h
 
-    return _cell("gru_cell", ("bias", "recurrent_bias") if bias else (), _expect_vectors, init, step, features)
+    return _cell("gru_cell", ("bias", "recurrent_bias") if bias else (), _expect_vectors, init, step, features, 3)
 
 
 def conv_lstm_cell(
@@ -233,7 +236,8 @@ def conv_lstm_cell(
 
     Raises:
         TypeError: the input is not floating.
-        ValueError: the input has other axes or features than the kernel was made for, or the carry does not fit it.
+        ValueError: the input has other axes or features than the kernel was made for, the carry does not fit it, or the
+            params have other sizes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -260,7 +264,8 @@ def conv_lstm_cell(
         return _open_forget_gate(_weights(key, inits, x, features, 4, window), features, forget_bias)
 
     step = _long_short_term(_same_size, bias)
-    return _cell("conv_lstm_cell", ("bias",) if bias else (), expect, init, step, features, carried=2)
+    biases = ("bias",) if bias else ()
+    return _cell("conv_lstm_cell", biases, expect, init, step, features, 4, carried=2, kernel_size=kernel_size)
 
 
 # ---- what cells share ------------------------------------------------------------------------------------------------
@@ -273,8 +278,10 @@ def _cell(
     init: Callable[[Any, Any], Tree],
     step: Callable[[Tree, Any, Any], tuple[Any, Any]],
     size: int,
+    gates: int,
     *,
     carried: int = 1,
+    kernel_size: Any = None,
 ) -> Layer:
     """A layer from a step ``(params, carry, x) -> (carry, y)`` whose carry is one array, or a tuple of ``carried``."""
 
@@ -285,6 +292,16 @@ def _cell(
         _expect_carry(kind, carry, shape if carried == 1 else (shape,) * carried)
         return carry, x
 
+    def expect_weights(params: Tree, x: Any) -> None:
+        expect_entries(kind, "params", params, ("kernel", "recurrent_kernel", *biases))
+        if params["kernel"].ndim >= 2:
+            _expect_features(kind, x, params["kernel"].shape)
+        window = () if kernel_size is None else primitives.per_axis(kind, "kernel_size", kernel_size, x.ndim - 2)
+        for name, inputs in (("kernel", x.shape[-1]), ("recurrent_kernel", size)):
+            checks.expect_shape(kind, name, params[name], (*window, inputs, gates * size))
+        for name in biases:
+            checks.expect_shape(kind, name, params[name], (gates * size if name == "bias" else size,))
+
     def lifted_init(key: Any, x: Any) -> tuple[Tree, Tree]:
         expect_key(f"{kind}.init", key)
         _, x = read(spec(features(kind, x)))
@@ -293,8 +310,7 @@ def _cell(
     def lifted_apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key, training
         carry, a = read(jax.tree.map(jnp.asarray, features(kind, x)))
-        expect_entries(kind, "params", params, ("kernel", "recurrent_kernel", *biases))
-        _expect_features(kind, a, params["kernel"].shape)
+        expect_weights(params, a)
         if carry is None:
             start = jnp.zeros((*a.shape[:-1], size), a.dtype)
             carry = start if carried == 1 else (start,) * carried

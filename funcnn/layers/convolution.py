@@ -53,7 +53,7 @@ def conv(
     Raises:
         TypeError: the input is not floating, or a count is not a whole number.
         ValueError: the input has other axes or features than the kernel was made for, ``groups`` divides them not, the
-            window is larger than the input, or an argument has the wrong length.
+            window is larger than the input, an argument has the wrong length, or the params are of other sizes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -79,7 +79,8 @@ def conv(
         return kernel_init(key, (*window, inputs, features), param_dtype(x))
 
     initial = kernel, bias_init if bias else None
-    return _convolving("conv", initial, lambda n: groups, kernel_size, strides, padding, dilation)
+    sizes = (lambda kernel: groups), (lambda inputs: features)
+    return _convolving("conv", initial, sizes, kernel_size, strides, padding, dilation)
 
 
 def depthwise_conv(
@@ -115,8 +116,8 @@ def depthwise_conv(
 
     Raises:
         TypeError: the input is not floating, or a count is not a whole number.
-        ValueError: the input has other axes or features than the kernel was made for or is smaller than the window, or
-            an argument has the wrong length.
+        ValueError: the input has other axes or features than the kernel was made for or is smaller than the window,
+            an argument has the wrong length, or the params are of other sizes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -139,7 +140,8 @@ def depthwise_conv(
         return jnp.moveaxis(each, 0, -2).reshape(*window, 1, x.shape[-1] * multiplier)
 
     initial = kernel, bias_init if bias else None
-    return _convolving("depthwise_conv", initial, lambda n: n // multiplier, kernel_size, strides, padding, dilation)
+    sizes = (lambda kernel: kernel.shape[-1] // multiplier), (lambda inputs: inputs * multiplier)
+    return _convolving("depthwise_conv", initial, sizes, kernel_size, strides, padding, dilation)
 
 
 def separable_conv(
@@ -210,15 +212,15 @@ def separable_conv(
 def _convolving(
     kind: str,
     initial: tuple[Initializer, Initializer | None],
-    groups_of: Callable[[int], int],
+    sizes: tuple[Callable[[Any], int], Callable[[int], int]],
     kernel_size: Any,
     strides: Any,
     padding: Any,
     dilation: Any,
 ) -> Layer:
-    """The pair of ``init`` and ``apply``; ``groups_of`` tells the groups from the number of output features."""
+    """The pair of ``init`` and ``apply``; ``sizes`` tell groups from a kernel, and features from the input's."""
     _expect_arguments(kind, kernel_size, strides, padding, dilation)
-    kernel_of, bias_init = initial
+    (kernel_of, bias_init), (groups_of, features_of) = initial, sizes
 
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
         spatial.expect_convolvable(kind, x, kernel_size)
@@ -233,10 +235,10 @@ def _convolving(
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key, training
         kernel = params["kernel"].astype(x.dtype)
-        groups = groups_of(kernel.shape[-1])
-        spatial.expect_convolvable(kind, x, kernel.shape[:-2])
-        spatial.expect_features(kind, x, kernel.shape, groups)
-        rank = x.ndim - 2
+        groups, features, rank = groups_of(kernel), features_of(x.shape[-1]), x.ndim - 2
+        spatial.expect_kernel(kind, x, kernel, kernel_size, groups, features)
+        if bias_init is not None:
+            checks.expect_shape(kind, "bias", params["bias"], (features,))
         steps = primitives.per_axis(kind, "strides", strides, rank)
         holes = primitives.per_axis(kind, "dilation", dilation, rank)
         extents = [(count - 1) * hole + 1 for count, hole in zip(kernel.shape, holes, strict=False)]

@@ -30,7 +30,7 @@ def swiglu(hidden: int, *, bias: bool = False, kernel_init: Initializer = glorot
 
     Raises:
         TypeError: the input is not floating.
-        ValueError: the input has no axis, or other features than the kernels were made for.
+        ValueError: the input has no axis, or other features than the kernels were made for, or these other sizes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -61,7 +61,7 @@ def geglu(hidden: int, *, bias: bool = False, kernel_init: Initializer = glorot_
 
     Raises:
         TypeError: the input is not floating.
-        ValueError: the input has no axis, or other features than the kernels were made for.
+        ValueError: the input has no axis, or other features than the kernels were made for, or these other sizes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -91,8 +91,12 @@ def _gated(kind: str, hidden: int, activation: Callable[[Any], Any], bias: bool,
         checks.expect_rank(kind, x, 1, "(batch, ..., features)", "pass an array with a last axis of features")
         checks.expect_floating(kind, x)
 
-    def mapped(params: Tree, x: Any) -> Any:
-        expect_entries(kind, "params", params, ("kernel", "bias") if bias else ("kernel",))
+    def mapped(params: Tree, name: str, x: Any, outputs: int) -> Any:
+        params, where = params[name], f"{kind}: {name}"
+        expect_entries(where, "params", params, ("kernel", "bias") if bias else ("kernel",))
+        checks.expect_shape(where, "kernel", params["kernel"], (x.shape[-1], outputs))
+        if bias:
+            checks.expect_shape(where, "bias", params["bias"], (outputs,))
         y = primitives.matmul(x, params["kernel"].astype(x.dtype))
         return y + primitives.along_last(params["bias"].astype(x.dtype), y.ndim) if bias else y
 
@@ -103,7 +107,7 @@ def _gated(kind: str, hidden: int, activation: Callable[[Any], Any], bias: bool,
         if x.shape[-1] != inputs:
             got = f"{x.shape[-1]} in an input of shape {tuple(x.shape)}"
             checks.fail(kind, f"{inputs} input features", got, "pass inputs of the shape that init was given")
-        gated = jnp.multiply(activation(mapped(params["gate"], x)), mapped(params["value"], x))
-        return mapped(params["output"], gated), state
+        gated = jnp.multiply(activation(mapped(params, "gate", x, hidden)), mapped(params, "value", x, hidden))
+        return mapped(params, "output", gated, inputs), state
 
     return array_layer(init, apply, kind, ("gate", "value", "output"))

@@ -41,7 +41,8 @@ def dense(
 
     Raises:
         TypeError: the input is not floating.
-        ValueError: the input has no such axis, or other features than the kernel was made for.
+        ValueError: the input has no such axis, or other features than the kernel was made for, or the params have other
+            output features.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -90,8 +91,11 @@ def dense(
         del key, training
         found, kernel = summed(x), params["kernel"]
         sizes = tuple(x.shape[a] for a in found)
-        if kernel.shape != (*sizes, *shape):
+        if kernel.shape[: len(sizes)] != sizes:
             _fail_features("dense", kernel, sizes, x)
+        _expect_outputs(kernel, len(sizes), shape)
+        if bias:
+            checks.expect_shape("dense", "bias", params["bias"], shape)
         kernel = kernel.astype(x.dtype)
         if not plain:
             kept = [a for a in range(x.ndim) if a not in found]
@@ -110,14 +114,23 @@ def _several(value: Any) -> tuple[Any, ...]:
 
 
 def _fail_features(kind: str, kernel: Any, sizes: tuple[int, ...], x: Any) -> NoReturn:
-    wanted = kernel.shape[: len(sizes)]
-    known = [str(s[0] if len(s) == 1 else s) for s in (wanted, sizes)]
     checks.fail(
         kind,
-        f"{known[0]} input features, as its kernel {tuple(kernel.shape)} has",
-        f"{known[1]} in an input of shape {tuple(x.shape)}",
+        f"{_listed(kernel.shape[: len(sizes)])} input features, as its kernel {tuple(kernel.shape)} has",
+        f"{_listed(sizes)} in an input of shape {tuple(x.shape)}",
         "pass inputs of the shape that init was given, or init again",
     )
+
+
+def _expect_outputs(kernel: Any, inputs: int, features: tuple[int, ...]) -> None:
+    if kernel.shape[inputs:] != features:
+        got = f"{_listed(kernel.shape[inputs:])} in a kernel of shape {tuple(kernel.shape)}"
+        fix = "pass the params that init of this very model returned"
+        checks.fail("dense", f"{_listed(features)} output features", got, fix)
+
+
+def _listed(sizes: tuple[int, ...]) -> str:
+    return str(sizes[0] if len(sizes) == 1 else sizes)
 
 
 def embedding(count: int, features: int, *, readout: bool = False, embedding_init: Initializer = normal(1.0)) -> Layer:
@@ -140,7 +153,7 @@ def embedding(count: int, features: int, *, readout: bool = False, embedding_ini
 
     Raises:
         TypeError: the input is not of whole numbers.
-        ValueError: an input is negative or ``count`` and more.
+        ValueError: an input is negative or ``count`` and more, or the table has another shape.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -180,10 +193,11 @@ def embedding(count: int, features: int, *, readout: bool = False, embedding_ini
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key, training
         table = jnp.asarray(params["embedding"])
+        checks.expect_shape("embedding", "embedding", table, (count, features))
         if reads_out(x):
             return primitives.matmul(x, table.T.astype(x.dtype)), state
         if checks.is_concrete(x):
-            _expect_rows(x, table.shape[0])
+            _expect_rows(x, count)
         return table.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False), state
 
     return array_layer(init, apply, "embedding", ("embedding",))

@@ -42,7 +42,8 @@ def network(forward: Callable[..., Any], **children: Layer) -> Layer:
         **children: the layers, by the names that they have in ``forward`` and in every path.
 
     Raises:
-        TypeError: a child is not a layer, or ``forward`` does not take the children by these names.
+        TypeError: a child is not a layer, ``forward`` does not take the children by these names, or it calls one with
+            anything else than one input.
         ValueError: ``forward`` leaves a child uncalled.
 
     Example:
@@ -76,12 +77,26 @@ def network(forward: Callable[..., Any], **children: Layer) -> Layer:
         inspect.signature(forward).bind(None, **children)
     except TypeError as error:
         fix = "give its parameters the names of the children"
-        checks.fail("network", f"a function of x and of {sorted(children)}", str(error), fix, TypeError)
+        got = str(error).removeprefix("got ")
+        checks.fail("network", f"a function of x and of {sorted(children)}", got, fix, TypeError)
 
     def route(call: Callable[[str, Any], Any], x: Any) -> Any:
-        return forward(x, **{name: partial(call, name) for name in children})
+        return forward(x, **{name: _callable(name, partial(call, name)) for name in children})
 
     return composite("network", tuple(children.items()), route, computes=True)
+
+
+def _callable(name: str, call: Callable[[Any], Any]) -> Callable[..., Any]:
+    """What ``forward`` gets as a child."""
+
+    def called(*given: Any) -> Any:
+        if len(given) == 1:
+            return call(given[0])
+        fix = f"pass several inputs as one tuple: {name}((a, b))"
+        return checks.fail("network", f"one argument, the input, for the child {name}", f"{len(given)}", fix, TypeError)
+
+    called.__qualname__ = name  # so that Python names the child where an option is passed: it takes none
+    return called
 
 
 def condition(predicate: Callable[[Any], Any], on_true: Layer, on_false: Layer) -> Layer:

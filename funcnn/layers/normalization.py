@@ -116,7 +116,7 @@ def batch_norm(*, momentum: Any = 0.9, epsilon: Any = 1e-5, scale: bool = True, 
 
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key
-        _expect_batch(x, state)
+        _expect_batch(x, {**state, **params})
         a = _widened(x)
         mean, var = state["mean"].astype(a.dtype), state["var"].astype(a.dtype)
         if training:
@@ -310,10 +310,10 @@ def _values_of_each_feature(x: Any) -> int:
     return count
 
 
-def _expect_batch(x: Any, state: Tree | None = None) -> None:
+def _expect_batch(x: Any, made: Tree | None = None) -> None:
     checks.expect_rank("batch_norm", x, 2, "(batch, ..., features)", "add a batch axis: x[None]")
     _expect_features("batch_norm", x)
-    _expect_sizes("batch_norm", x, state or {})
+    _expect_sizes("batch_norm", x, made or {})
 
 
 def _expect_features(where: str, x: Any) -> None:

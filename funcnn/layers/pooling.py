@@ -206,7 +206,7 @@ def global_lp_pool(p: Any = 2) -> Layer:
 
 
 def _expect_power(kind: str, p: Any) -> None:
-    if checks.is_concrete(p) and not 1 <= p < math.inf:
+    if checks.is_concrete(p) and not 1 <= checks.known(p) < math.inf:
         fix = "the largest of all sizes is serial(absolute, max_pool(...))"
         checks.fail(kind, "p of at least 1, and finite", str(p), fix)
 
@@ -214,7 +214,7 @@ def _expect_power(kind: str, p: Any) -> None:
 def _norm(x: Any, p: Any, total: Callable[[Any], Any]) -> Any:
     """``total(|x|^p)^(1 / p)``, of half precision in float32, with derivatives that are finite at zero."""
     a = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    if checks.is_concrete(p) and p % 2 == 0:
+    if checks.is_concrete(p) and checks.known(p) % 2 == 0:
         powers = lax.integer_pow(a, int(p))
     else:
         powers = _power(jnp.abs(a), jnp.asarray(p, a.dtype))

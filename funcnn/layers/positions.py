@@ -85,7 +85,8 @@ def learned_positions(length: int, *, cache: bool = False, embedding_init: Initi
 
     Raises:
         TypeError: the input is not floating.
-        ValueError: the input has other axes, is longer, or has other features than the params were made for.
+        ValueError: the input has other axes, is longer, or has other features than the params were made for, or these
+            are of another length.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -113,9 +114,10 @@ def learned_positions(length: int, *, cache: bool = False, embedding_init: Initi
         del key
         expect_input(x)
         embedding = params["embedding"].astype(x.dtype)
-        if embedding.shape[-1] != x.shape[-1]:
+        if embedding.ndim == 2 and embedding.shape[-1] != x.shape[-1]:
             got, fix = f"{x.shape[-1]} in an input of shape {tuple(x.shape)}", "pass inputs as init was given"
             checks.fail("learned_positions", f"{embedding.shape[-1]} features", got, fix)
+        checks.expect_shape("learned_positions", "embedding", embedding, (length, x.shape[-1]))
         positions, state = _positions(state, x.shape[1], training)
         chosen = embedding.at[positions].get(mode="fill", fill_value=jnp.nan) if state else embedding[: x.shape[1]]
         return x + chosen[None], state

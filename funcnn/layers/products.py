@@ -79,7 +79,10 @@ def einsum(
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key, training
         checks.expect_floating("einsum", x)
+        checks.expect_shape("einsum", "kernel", params["kernel"], sizes)
         y = product(x, params["kernel"].astype(x.dtype))
+        if bias:
+            checks.expect_shape("einsum", "bias", params["bias"], y.shape[1:])
         return (y + params["bias"].astype(x.dtype)[None] if bias else y), state
 
     return array_layer(init, apply, "einsum", ("kernel", "bias") if bias else ("kernel",))

@@ -49,7 +49,7 @@ def pad(padding: Borders, *, mode: str = "constant", value: Any = 0) -> Layer:
     """
     checks.expect_option("pad", "mode", mode, _MODES)
     _expect_borders("pad", "padding", padding)
-    if mode != "constant" and checks.is_concrete(value) and value != 0:
+    if mode != "constant" and checks.is_concrete(value) and checks.known(value) != 0:
         checks.fail("pad", f'no value with mode="{mode}"', str(value), 'leave it out, or mode="constant"')
 
     def padded(x: Any) -> Any:

@@ -235,8 +235,8 @@ def with_initializers(layer: Layer, rules: Mapping[str, Initializer]) -> Layer:
         rules: from ``jax.nn.initializers``, by pattern over the paths of the params; the first that matches counts.
 
     Raises:
-        TypeError: ``layer`` is not a layer, or a rule not an initializer.
-        ValueError: a pattern matches nothing.
+        TypeError: ``layer`` is not a layer, or a rule not an initializer: ``he_normal`` is none, ``he_normal()`` is.
+        ValueError: a pattern matches nothing, or an initializer returns another shape or dtype than it is asked for.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -269,7 +269,8 @@ def with_initializers(layer: Layer, rules: Mapping[str, Initializer]) -> Layer:
                 return a
             # No name of a child has a "/" at its end: this key is nobody else's.
             own = jax.random.fold_in(key, zlib.crc32(f"{name}/".encode()))
-            return stacks.drawn(initializers[chosen[name]], own, a.shape, a.dtype, stacks.axes_of(layer, name))
+            initializer, axes = initializers[chosen[name]], stacks.axes_of(layer, name)
+            return stacks.drawn("with_initializers", name, initializer, own, (a.shape, a.dtype), axes)
 
         return jax.tree_util.tree_map_with_path(leaf, params), state
 

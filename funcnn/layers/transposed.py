@@ -58,7 +58,7 @@ def conv_transpose(
     Raises:
         TypeError: the input is not floating, or a count is not a whole number.
         ValueError: the input has other axes or features than the kernel was made for, ``groups`` divides them not,
-            nothing is left of the output, or an argument has the wrong length or size.
+            nothing is left of the output, an argument has the wrong length or size, or the params have other sizes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -94,8 +94,9 @@ def conv_transpose(
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key, training
         kernel = params["kernel"].astype(x.dtype)
-        spatial.expect_convolvable("conv_transpose", x, kernel.shape[:-2])
-        spatial.expect_features("conv_transpose", x, kernel.shape, groups)
+        spatial.expect_kernel("conv_transpose", x, kernel, kernel_size, groups, features)
+        if bias:
+            checks.expect_shape("conv_transpose", "bias", params["bias"], (features,))
         steps, holes = (
             primitives.per_axis("conv_transpose", name, value, x.ndim - 2)
             for name, value in (("strides", strides), ("dilation", dilation))

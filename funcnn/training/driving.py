@@ -1,8 +1,8 @@
-"""The one compiled program of a run, driven from the host in chunks, and a single step of it."""
+"""The one compiled program of a run, driven from the host in chunks."""
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnn import checks
-from funcnn import data as datasets
 from funcnn.core import Tree, expect_key
+from funcnn.training.members import Members, last_row
 from funcnn.training.plans import Plan, planned, validation_arrays
-from funcnn.training.programs import DYNAMIC, Carry, Program, advance
-from funcnn.training.runs import Result, best_of
+from funcnn.training.programs import Carry, Program, advance
+from funcnn.training.runs import Result, best_of, ordered
 from funcnn.training.stopping import Monitor
 from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_trainer
 from funcnn.training.values import expect_values
@@ -62,74 +62,16 @@ def _advance(
 ) -> tuple[Carry, Any, dict[str, Any], dict[str, Any]]:
     """A chunk; whether all is well after it; the report of the epoch under way; the row of the last epoch."""
     carry = advance(Program(trainer, plan, arrays, held_out), carry, first, stop)
-    finite = [
-        jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(carry.state.params) if jnp.issubdtype(a.dtype, jnp.inexact)
-    ]
-    good = functools.reduce(jnp.logical_and, finite, carry.first_bad_step < 0)
-    row = jnp.maximum(stop - 1, 0) // plan.epoch_steps
-    if carry.watch is not None:
-        row = jnp.where(carry.watch.stopped < 0, row, carry.watch.stopped - 1)
+    good = jnp.bool_(True)
+    if carry.first_bad_step is not None:
+        finite = [
+            jnp.all(jnp.isfinite(a))
+            for a in jax.tree.leaves(carry.state.params)
+            if jnp.issubdtype(a.dtype, jnp.inexact)
+        ]
+        good = functools.reduce(jnp.logical_and, finite, carry.first_bad_step < 0)
+    row = last_row(plan, carry, stop)
     return carry, good, trainer.report(carry.sums), {name: column[row] for name, column in carry.history.items()}
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _single(
-    trainer: Trainer, whole: bool, state: TrainState, batch: Tree, order: Any, step: Any
-) -> tuple[TrainState, Any]:
-    # A step has the bits of a run only where XLA finds it amid the loops and branches of one: so this is the second
-    # step of a run on a data set of two batches, which are one and the same.
-    size = len(order) // 2
-    program = Program(trainer, Plan(None, 2 * size, size, 2 if size else 1, 4, True, True), batch, None)
-    carry = program.start(state.key, state)._replace(state=state, order=order)
-    if whole:
-        carry = advance(program, carry, step, step + 1)
-    else:
-        # In a run the smaller last batch is a branch.
-        def body(i: Any, c: Carry) -> Carry:
-            return DYNAMIC.when(step > i, lambda d: program.step(d, 0, 0, size), c)
-
-        carry = DYNAMIC.fold(body, carry, 0, step)
-    return carry.state, carry.sums
-
-
-def compiled_step(
-    trainer: Trainer, *, batch_size: int | None = None
-) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
-    """``trainer.step``, compiled as the body of the loop that ``run`` and ``fit`` execute, for a loop of your own.
-
-    On the batches of a run it gives that run bit for bit; ``jax.jit(trainer.step)`` is another program and gives it
-    to rounding. To rounding too where a batch of the run is all of its data, for such a run has no loop over batches.
-
-    Args:
-        trainer: whose ``step`` it is.
-        batch_size: the examples of a whole batch; a run compiles the smaller last one in another way, and so does
-            this. That of the first batch otherwise.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, optax
-        >>> from funcnn import layers, losses, training
-        >>> line = training.supervised(layers.dense(1), losses.squared_error, optax.sgd(0.2))
-        >>> batch = jnp.ones((4, 1)), jnp.ones((4, 1))
-        >>> state, step = line.init(jax.random.key(0), batch), training.compiled_step(line)
-        >>> for _ in range(20):
-        ...     state, info = step(state, batch)
-        >>> bool(line.report(info)["loss"] < 1e-6), int(state.step)
-        (True, 20)
-    """
-    expect_trainer("compiled_step", trainer)
-    size = batch_size
-
-    def step(train_state: TrainState, batch: Any) -> tuple[TrainState, Any]:
-        nonlocal size
-        expect_state("compiled_step", train_state)
-        arrays = datasets.as_arrays(batch, where="compiled_step", one_length=False)
-        lengths = {len(a) for a in jax.tree.leaves(arrays)}
-        count = lengths.pop() if len(lengths) == 1 else 0
-        size = count if size is None else size
-        order = np.tile(np.arange(count, dtype=np.int32), 2)
-        return _single(trainer, count >= size, train_state, arrays, order, np.int32(1))
-
-    return step
 
 
 # ---- chunks ----------------------------------------------------------------------------------------------------------
@@ -146,17 +88,25 @@ class Chunk(NamedTuple):
 
 
 class Driver(NamedTuple):
-    """Everything about a run but its progress."""
+    """Everything about a run, or about several that are one program, but its progress."""
 
     trainer: Trainer
     plan: Plan
     arrays: Tree
     held_out: Tree
+    members: Members | None = None
+
+    def start(self, key: Any, state: TrainState | None) -> Carry:
+        """What is carried before the first step, made by one compiled program; of members, from a key for each."""
+        if self.members is None:
+            return _start(self.trainer, self.plan, self.arrays, self.held_out, key, state)
+        return self.members.start(self.plan, self.arrays, self.held_out, key, state)
 
     def advanced(self, carry: Carry, first: int, stop: int) -> tuple[Carry, bool, dict[str, Any], dict[str, Any]]:
         """A chunk, with what ``_advance`` says of it; this waits for it."""
-        bounds = np.int32(first), np.int32(stop)
-        carry, good, report, row = _advance(self.trainer, self.plan, self.arrays, self.held_out, carry, *bounds)
+        given = self.plan, self.arrays, self.held_out, carry, np.int32(first), np.int32(stop)
+        advance_all = functools.partial(_advance, self.trainer) if self.members is None else self.members.advance
+        carry, good, report, row = advance_all(*given)
         if not all(checks.is_concrete(leaf) for leaf in jax.tree.leaves((good, carry.history))):
             # A tracer in the key, the data, or whatever the trainer was made from; under grad, good alone is a value.
             fix = "use training.run inside jit, vmap or grad: it is the same run as a pure function"
@@ -175,11 +125,11 @@ class Driver(NamedTuple):
             if self.plan.stops_at_nonfinite and not good:
                 raise self.nonfinite(carry, first, stop)
             seconds = time.perf_counter() - begin
-            epochs_run = -1 if after.watch is None else int(after.watch.stopped)
+            epochs_run = _epochs_run(after)
             if epochs_run >= 0:
                 stop = min(epochs_run * self.plan.epoch_steps, self.plan.steps)
             if not first:
-                _expect_counted(int(after.state.step) - int(carry.start), stop)
+                _expect_counted(int(np.max(after.state.step)) - int(np.max(carry.start)), stop)
             carry, first = after, self.plan.steps if epochs_run >= 0 else stop
             yield Chunk(stop, carry, report, row, epochs_run >= 0)
 
@@ -206,7 +156,9 @@ class Driver(NamedTuple):
     def result(self, carry: Carry, step: int) -> Result:
         """The result after ``step`` steps: the history of the epochs that were ended."""
         rows = self.plan.epochs if step == self.plan.steps else step // self.plan.epoch_steps
-        history: dict[str, Any] = {name: np.asarray(carry.history[name])[:rows] for name in _ordered(carry.history)}
+        if self.members is not None:
+            return self.members.result(self.plan, carry, rows)
+        history: dict[str, Any] = {name: np.asarray(carry.history[name])[:rows] for name in ordered(carry.history)}
         if self.plan.monitor is not None and self.plan.monitor.patience is not None:
             history["epochs_run"] = np.asarray(rows, np.int32)
         return Result(carry.state, history, best_of(carry))
@@ -215,13 +167,14 @@ class Driver(NamedTuple):
         """What an observer sees of a chunk."""
         ended = chunk.step % self.plan.epoch_steps == 0 or chunk.step == self.plan.steps
         row = jax.device_get(chunk.row if ended else chunk.report)
-        metrics = {name: _number(row[name]) for name in _ordered(row)}
+        metrics = {name: _number(row[name]) for name in ordered(row)}
         return Event(-(-chunk.step // self.plan.epoch_steps), chunk.step, chunk.carry.state, metrics)
 
 
-def _ordered(names: Iterable[str]) -> list[str]:
-    """The loss first and validation last: JAX hands dicts back in the order of their names."""
-    return sorted(names, key=lambda name: (name.startswith("validation_"), not name.endswith("loss"), name))
+def _epochs_run(carry: Carry) -> int:
+    """After how many epochs a run was ended by its patience, the last of several; -1 as long as one goes on."""
+    stopped = None if carry.watch is None else carry.watch.stopped
+    return -1 if stopped is None or np.min(stopped) < 0 else int(np.max(stopped))
 
 
 def _expect_counted(found: int, taken: int) -> None:
@@ -260,7 +213,7 @@ def by_count(count: int) -> Callable[[int, float], int]:
     return lambda step, seconds: (step // count + 1) * count
 
 
-def driver(
+def prepared(
     where: str,
     trainer: Trainer,
     data: Any,
@@ -276,8 +229,8 @@ def driver(
     steps_per_epoch: int | None,
     stops_at_nonfinite: bool,
     monitor: Monitor | None,
-) -> tuple[Driver, Carry]:
-    """A run and its beginning: every argument and every number checked, then initialised by one compiled program."""
+) -> Driver:
+    """A run before its beginning: every argument and every number checked, the data on the device."""
     expect_key(where, key)
     expect_trainer(where, trainer)
     expect_state(where, state)
@@ -296,4 +249,4 @@ def driver(
     held_out = validation_arrays(plan, validation, where)
     expect_values(where, trainer, arrays, held_out, state)
     arrays, held_out = jax.device_put((arrays, held_out))
-    return Driver(trainer, plan, arrays, held_out), _start(trainer, plan, arrays, held_out, key, state)
+    return Driver(trainer, plan, arrays, held_out)

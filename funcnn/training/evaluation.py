@@ -11,6 +11,7 @@ import numpy as np
 from funcnn import checks
 from funcnn import data as datasets
 from funcnn.core import Layer, Tree, expect_layer, shown
+from funcnn.training.objectives import predicted
 from funcnn.training.plans import expect_batch_size
 from funcnn.training.programs import evaluated
 from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_trainer
@@ -67,7 +68,7 @@ def evaluate(trainer: Trainer, state: TrainState, data: Any, *, batch_size: int 
 def _predicted(model: Layer, params: Tree, model_state: Tree, x: Tree) -> Any:
     made = jax.eval_shape(model.init, jax.random.key(0), x)
     expect_like("predict", (params, model_state), made, sizes=False)
-    y, _ = model.apply(params, model_state, x)
+    y = predicted(x, model.apply(params, model_state, x)[0])
     expect_like("predict", (params, model_state), made, sizes=True)
     return y
 
@@ -135,5 +136,5 @@ def _filled(rows: Any, size: int) -> Any:
 
 def _nothing(model: Layer, state: TrainState, arrays: Tree) -> Any:
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), arrays)
-    y = jax.eval_shape(lambda x: model.apply(state.params, state.model_state, x)[0], one)
+    y = jax.eval_shape(lambda x: predicted(x, model.apply(state.params, state.model_state, x)[0]), one)
     return jax.tree.map(lambda a: jnp.zeros((0, *a.shape[1:]), a.dtype), y)

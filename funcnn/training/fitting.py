@@ -7,7 +7,7 @@ from typing import Any
 
 from funcnn import checks
 from funcnn.training import progress as progresses
-from funcnn.training.driving import Chunk, Driver, Event, by_clock, by_count, driver
+from funcnn.training.driving import Chunk, Driver, Event, by_clock, by_count, prepared
 from funcnn.training.programs import Carry
 from funcnn.training.runs import Result
 from funcnn.training.stopping import monitored
@@ -56,7 +56,7 @@ def steps(
     Reference: the lazy streams of Elixir.
     """
     every = checks.expect_count("steps", "every", every)
-    run, carry = driver(
+    run = prepared(
         "steps",
         trainer,
         data,
@@ -72,6 +72,7 @@ def steps(
         stops_at_nonfinite=True,
         monitor=monitored("steps", monitor, mode, patience, min_delta, keep_best),
     )
+    carry = run.start(key, state)
     return (run.event(chunk) for chunk in run.chunks(carry, by_count(every)))
 
 
@@ -132,16 +133,9 @@ def fit(
         ((30,), 3.0)
     """
     checks.expect_option("fit", "on_nonfinite", on_nonfinite, ("raise", "continue"))
-    if callable(observers):
-        checks.fail("fit", "observers in a list", "a function", "pass observers=[...]", TypeError)
-    observers = list(observers)
-    for observer in observers:
-        if not callable(observer):
-            checks.fail(
-                "fit", "observers that are functions of an event", type(observer).__name__, "pass functions", TypeError
-            )
+    expect_observers("fit", observers)
     every = None if every is None else checks.expect_count("fit", "every", every)
-    run, carry = driver(
+    run = prepared(
         "fit",
         trainer,
         data,
@@ -157,15 +151,26 @@ def fit(
         stops_at_nonfinite=on_nonfinite == "raise",
         monitor=monitored("fit", monitor, mode, patience, min_delta, keep_best),
     )
+    carry = run.start(key, state)
     next_stop = by_clock()
     if every is not None:
         next_stop = by_count(every * (run.plan.epoch_steps if steps is None else 1))
-    return _driven(run, carry, next_stop, observers, progress)
+    return driven(run, carry, next_stop, list(observers), progress)[0]
 
 
-def _driven(run: Driver, carry: Carry, next_stop: Any, observers: list[Observer], progress: bool) -> Result:
-    """The loop of ``fit``: a chunk, then everybody who wants to see it."""
-    taken = 0
+def expect_observers(where: str, observers: Any) -> None:
+    """Raise unless these are functions, in a list."""
+    if callable(observers):
+        checks.fail(where, "observers in a list", "a function", "pass observers=[...]", TypeError)
+    for observer in observers:
+        if not callable(observer):
+            got = type(observer).__name__
+            checks.fail(where, "observers that are functions of an event", got, "pass functions", TypeError)
+
+
+def driven(run: Driver, carry: Carry, next_stop: Any, observers: list[Observer], progress: bool) -> tuple[Result, bool]:
+    """The loop of ``fit``: a chunk, then everybody who wants to see it; and whether nobody broke it off."""
+    taken, is_whole = 0, True
     with contextlib.ExitStack() as stack:
         watching = [_named_progress(stack, run)] if progress else []
         try:
@@ -176,12 +181,14 @@ def _driven(run: Driver, carry: Carry, next_stop: Any, observers: list[Observer]
                 event = run.event(chunk)
                 _observed(watching, event)
                 if _observed(observers, event):
+                    is_whole = False
                     break
                 if progress and chunk.stopped:
                     progresses.say(_why(run, chunk))
         except KeyboardInterrupt:
+            is_whole = False
             progresses.say(f"fit: interrupted; this is the result after {taken} of {run.plan.steps} steps")
-    return run.result(carry, taken)
+    return run.result(carry, taken), is_whole
 
 
 def _why(run: Driver, chunk: Chunk) -> str:
@@ -189,6 +196,9 @@ def _why(run: Driver, chunk: Chunk) -> str:
     monitor, watch = run.plan.monitor, chunk.carry.watch
     if monitor is None or watch is None:
         return ""
+    if run.members is not None:
+        last = -(-chunk.step // run.plan.epoch_steps)
+        return f"sweep: every member was ended by its patience, the last after epoch {last}"
     best = f"; the best was {float(watch.best):.4g}" if int(watch.epoch) >= 0 else ""
     return (
         f"fit: ended after epoch {int(watch.stopped)} of {run.plan.epochs}, {monitor.patience} without an improvement "
@@ -201,7 +211,7 @@ def _named_progress(stack: contextlib.ExitStack, run: Driver) -> Observer:
     show = stack.enter_context(progresses.shown(run.plan))
 
     def progress(event: Event) -> None:
-        show(event)
+        show(event if run.members is None else event._replace(metrics=progresses.medians(event.metrics)))
 
     return progress
 

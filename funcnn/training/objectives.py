@@ -68,6 +68,7 @@ def supervised_objective(
     def objective_loss(params: Tree, model_state: Tree, batch: Any, *, key: Any, training: bool) -> tuple[Any, Aux]:
         x, y, weights = unpacked(batch)
         outputs, new_state = model.apply(params, model_state, x, key=key, training=training)
+        outputs = predicted(x, outputs)
         losses = loss(outputs, y)
         _expect_losses_of(losses, outputs, y)
         extra: Any = 0.0
@@ -80,6 +81,12 @@ def supervised_objective(
         return losses, Aux(new_state, outputs, y, weights, extra)
 
     return Objective(init, objective_loss)
+
+
+def predicted(x: Any, outputs: Any) -> Any:
+    """What a model says of ``x``: its output, without the side inputs that it handed on."""
+    handed_on = isinstance(x, dict) and isinstance(outputs, dict) and "x" in outputs and set(outputs) <= set(x)
+    return outputs["x"] if handed_on else outputs
 
 
 def unpacked(batch: Any) -> tuple[Any, Any, Any]:

@@ -29,6 +29,16 @@ class Plan(NamedTuple):
         return min(self.epoch_steps, self.examples // self.batch_size) if self.batch_size else self.epoch_steps
 
     @property
+    def shuffles(self) -> bool:
+        """Whether an epoch draws an order: not where one batch holds everything."""
+        return self.batch_size > 0 and self.shuffle
+
+    @property
+    def draws(self) -> bool:
+        """Whether the batches of a run depend on its key."""
+        return self.source is not None or self.shuffles
+
+    @property
     def epochs(self) -> int:
         """Rows of the history; the last epoch may be cut short by ``steps``."""
         return -(-self.steps // self.epoch_steps)

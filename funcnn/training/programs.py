@@ -6,6 +6,7 @@ pieces of any size are one compiled program and give the same bits.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from funcnn import checks
 from funcnn.core import Tree, spec
 from funcnn.training.plans import Plan
-from funcnn.training.stopping import Watch, begin, expect_monitored, watched
+from funcnn.training.stopping import Watch, begin, expect_monitored, watched, where_leaves
 from funcnn.training.trainers import Trainer, TrainState
 from funcnn.training.values import expect_like
 
@@ -27,15 +28,18 @@ class Carry(NamedTuple):
     sums: Any  # the infos of the epoch under way, added up
     order: Any  # the permutation of the epoch under way
     history: dict[str, Any]  # one row for each epoch
-    first_bad_step: Any  # -1 as long as all is finite
+    first_bad_step: Any  # -1 as long as all is finite; None where the run does not stop for it
     shuffle_key: Any
     start: Any  # the number of steps that the state had behind it when the run began
     watch: Watch | None = None  # of what is monitored
 
     def goes_on(self) -> Any:
         """Whether there is a next step: not after numbers that went bad, and not after an early stop."""
-        good = self.first_bad_step < 0
-        return good if self.watch is None else good & (self.watch.stopped < 0)
+        good = True if self.first_bad_step is None else self.first_bad_step < 0
+        stopped = None if self.watch is None else self.watch.stopped
+        if stopped is None:
+            return good
+        return good & (stopped < 0 if jnp.ndim(stopped) == 0 else jnp.any(stopped < 0))  # as long as one goes on
 
 
 # ---- the bodies, written once ----------------------------------------------------------------------------------------
@@ -74,21 +78,48 @@ def _branch(predicate: Any, then: Callable[[Carry], Carry], carry: Carry) -> Car
 STATIC = Loops(_scan, lambda predicate, then, carry: then(carry) if predicate else carry)
 """The loops of ``run``: bounds and predicates are known before compilation."""
 
+
+def _in_blocks(body: Body, carry: Carry, first: int, stop: int) -> Carry:
+    """``_scan``, whose gradient keeps the carries between blocks, and computes all else again, one block at a time."""
+    size = max(1, math.isqrt(stop - first))
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # inside a scan nothing would be shared
+    def block(c: Carry, indices: Any) -> Carry:
+        return jax.lax.scan(lambda held, i: (body(i, held), None), c, indices)[0]
+
+    indices = jnp.arange(first, stop, dtype=jnp.int32)
+    whole = len(indices) // size * size
+    carry, _ = jax.lax.scan(lambda c, i: (block(c, i), None), carry, indices[:whole].reshape(-1, size))
+    return block(carry, indices[whole:]) if whole < len(indices) else carry
+
+
+REMAT = STATIC._replace(fold=_in_blocks)
+"""The loops of ``run`` with ``remat``: of ``n`` steps, about twice the root of ``n`` are in memory for a gradient."""
+
 DYNAMIC = Loops(_while, _branch)
 """The loops of ``advance``: bounds and predicates are data."""
 
 
 class Program(NamedTuple):
-    """A trainer on a plan with its data: the bodies of the two nested folds."""
+    """A trainer on a plan with its data: the bodies of the two nested folds.
+
+    Of a mapped trainer (``members``) the keys, the states, the infos and the rows of the history have an axis more, in
+    front, and so have the batches that are drawn; the data are the same for all.
+    """
 
     trainer: Trainer
     plan: Plan
     data: Tree
     validation: Tree
+    members: int | None = None
+
+    def each(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of the key of a run, for the keys of all members."""
+        return f if self.members is None else jax.vmap(f)
 
     def start(self, key: Any, state: TrainState | None) -> Carry:
         """The carry before the first step, from the key of the run, split once."""
-        init_key, shuffle_key, step_key = jax.random.split(key, 3)
+        init_key, shuffle_key, step_key = self.each(lambda k: tuple(jax.random.split(k, 3)))(key)
         made = jax.eval_shape(self.trainer.init, init_key, self.batch_spec())
         if state is None:
             state = self.trainer.init(init_key, self.batch_spec())
@@ -96,59 +127,72 @@ class Program(NamedTuple):
             _expect_opt_state(state, made)
             expect_like("state", state[:3], made[:3], sizes=False)
         state = state._replace(key=step_key, step=jnp.asarray(state.step, jnp.int32))
-        _, info = jax.eval_shape(self.trainer.step, state, self.batch_spec())
+        _, info = jax.eval_shape(self.trainer.step, state, self.batch_spec(drawn=True))
         expect_like("state", state[:3], made[:3], sizes=True)
         sums = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), info)
         # Each epoch draws its order when it begins. Before the first only the shape counts, and no sort is compiled.
-        order = jnp.zeros((self.plan.examples if self.shuffles() else 0,), jnp.int32)
-        carry = Carry(state, sums, order, {}, jnp.int32(-1), shuffle_key, state.step)
+        order = jnp.zeros((*self.axes(), self.plan.examples if self.plan.shuffles else 0), jnp.int32)
+        bad = jnp.int32(-1) if self.plan.stops_at_nonfinite else None
+        start = state.step if self.members is None else state.step[0]
+        carry = Carry(state, sums, order, {}, bad, shuffle_key, start)
         rows = jax.eval_shape(self.row, carry)
         carry = carry._replace(history={name: _empty(self.plan.epochs, row) for name, row in rows.items()})
         monitor = self.plan.monitor
         if monitor is None:
             return carry
-        expect_monitored(monitor, rows)
-        return carry._replace(watch=begin(monitor, state))
+        expect_monitored(monitor, rows, self.axes())
+        return carry._replace(watch=begin(monitor, state, self.axes()))
 
-    def batch_spec(self) -> Tree:
-        """The shapes and dtypes of a whole batch."""
+    def axes(self) -> tuple[int, ...]:
+        """The axis of the members, where there are several."""
+        return () if self.members is None else (self.members,)
+
+    def batch_spec(self, *, drawn: bool = False) -> Tree:
+        """The shapes and dtypes of a whole batch of one run; with ``drawn``, of what ``batch`` gives."""
+        axes = self.axes() if drawn and self.plan.draws else ()
         if self.plan.source:
-            return jax.eval_shape(self.plan.source, jax.random.key(0))
-        if not self.plan.batch_size:
-            return spec(self.data)
-        return jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct((self.plan.batch_size, *a.shape[1:]), a.dtype), spec(self.data)
-        )
-
-    def shuffles(self) -> bool:
-        """Whether an epoch draws an order: not where one batch holds everything."""
-        return self.plan.batch_size > 0 and self.plan.shuffle
+            made = jax.eval_shape(self.plan.source, jax.random.key(0))
+        else:
+            made = spec(self.data)
+            if self.plan.batch_size:
+                size = self.plan.batch_size
+                made = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), made)
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct((*axes, *a.shape), a.dtype), made)
 
     def order_of(self, shuffle_key: Any, epoch: Any) -> Any:
         """The order of the examples in an epoch, a function of the key and its number."""
-        if not self.shuffles():
-            return jnp.zeros((0,), jnp.int32)
-        # int64 under x64, where all else that counts is int32.
-        return jax.random.permutation(jax.random.fold_in(shuffle_key, epoch), self.plan.examples).astype(jnp.int32)
+        if not self.plan.shuffles:
+            return jnp.zeros((*self.axes(), 0), jnp.int32)
+
+        def order(key: Any) -> Any:
+            # int64 under x64, where all else that counts is int32.
+            return jax.random.permutation(jax.random.fold_in(key, epoch), self.plan.examples).astype(jnp.int32)
+
+        return self.each(order)(shuffle_key)
 
     def batch(self, carry: Carry, row: Any, i: Any, size: int) -> Tree:
         """Batch ``i`` of epoch ``row``, of a static size."""
         plan = self.plan
-        if plan.source:
-            return plan.source(jax.random.fold_in(carry.shuffle_key, carry.start + row * plan.epoch_steps + i))
+        source = plan.source
+        if source:
+            number = carry.start + row * plan.epoch_steps + i
+            return self.each(lambda key: source(jax.random.fold_in(key, number)))(carry.shuffle_key)
         if not size:
             return self.data
         begin = i * plan.batch_size
         if not plan.shuffle:
             return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, size), self.data)
-        chosen = jax.lax.dynamic_slice_in_dim(carry.order, begin, size)
-        return jax.tree.map(lambda a: a.at[chosen].get(mode="promise_in_bounds", unique_indices=True), self.data)
+        chosen = jax.lax.dynamic_slice_in_dim(carry.order, begin, size, axis=-1)
+        unique = self.members is None  # among several members they are not
+        return jax.tree.map(lambda a: a.at[chosen].get(mode="promise_in_bounds", unique_indices=unique), self.data)
 
     def step(self, carry: Carry, row: Any, i: Any, size: int) -> Carry:
         """One step, its info added to the sums."""
         state, info = self.trainer.step(carry.state, self.batch(carry, row, i, size))
+        if self.members is not None and carry.watch is not None and carry.watch.stopped is not None:
+            state = where_leaves(carry.watch.stopped < 0, state, carry.state)  # who has stopped stays as it is
         bad = carry.first_bad_step
-        if self.plan.stops_at_nonfinite:
+        if bad is not None:
             bad = jnp.where(self.finite(info), bad, row * self.plan.epoch_steps + i)
         sums = info if self.plan.epoch_steps == 1 else jax.tree.map(jnp.add, carry.sums, info)
         return carry._replace(state=state, sums=sums, first_bad_step=bad)
@@ -189,7 +233,7 @@ class Program(NamedTuple):
             return c._replace(history=history, watch=watch)
 
         if plan.epoch_steps == 1:
-            carry = begun(carry) if self.shuffles() else carry
+            carry = begun(carry) if self.plan.shuffles else carry
             return end(self.step(carry, row, 0, plan.batch_size))
         carry = loops.when(first == 0, begun, carry)
         size = plan.batch_size

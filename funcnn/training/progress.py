@@ -48,6 +48,13 @@ def described(metrics: dict[str, Any]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if np.ndim(value) == 0)
 
 
+def medians(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of many members as single numbers: the median of those that are finite."""
+    columns = {name: np.asarray(values) for name, values in metrics.items() if np.ndim(values) == 1}
+    finite = {name: values[np.isfinite(values)] for name, values in columns.items()}
+    return {f"median {name}": np.median(values) if len(values) else np.nan for name, values in finite.items()}
+
+
 def _lines(plan: Plan) -> Callable[[Event], None]:
     # The clock starts at the first look, so that what is left is not estimated from the time of compiling.
     begin: tuple[int, float] | None = None

@@ -1,5 +1,6 @@
 """A training run as a pure function: a scan over the steps of an epoch, inside a scan over epochs."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 
 from funcnn.core import Tree, expect_key
 from funcnn.training.plans import planned, validation_arrays
-from funcnn.training.programs import STATIC, Carry, Program, advance
+from funcnn.training.programs import REMAT, STATIC, Carry, Loops, Program, advance
 from funcnn.training.stopping import forward_only, monitored
 from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_trainer
 
@@ -55,6 +56,7 @@ def run(
     patience: int | None = None,
     min_delta: float = 0.0,
     keep_best: bool = False,
+    remat: bool = False,
 ) -> Result:
     """A whole training run, a fold of ``trainer.step`` over batches, as one pure function of ``key`` and ``data``.
 
@@ -88,6 +90,8 @@ def run(
             own. It is then a ``while_loop``, and refuses reverse-mode ``grad``.
         min_delta: what counts as an improvement for ``patience`` is more than this.
         keep_best: whether ``Result.best`` is to hold the state of the best epoch.
+        remat: for reverse-mode ``grad`` through the run: whether steps are computed again instead of kept. Memory then
+            grows with the square root of their number, and the gradient takes about twice as long.
 
     Returns:
         A ``Result``. After an early stop the rows of the history that were not reached are NaN (those of whole numbers
@@ -134,12 +138,12 @@ def run(
         # Data that the caller's jit closes over are constants: without this XLA would add up some of them (weights)
         # when it compiles, in another order than at run time.
         arrays, held_out = jax.lax.optimization_barrier((arrays, held_out))
-        return _run(Program(trainer, plan, arrays, held_out), key, state)
+        return _run(Program(trainer, plan, arrays, held_out), key, state, REMAT if remat else STATIC)
 
     return jax.jit(program)(key, arrays, held_out, state)
 
 
-def _run(program: Program, key: Any, state: TrainState | None) -> Result:
+def _run(program: Program, key: Any, state: TrainState | None, loops: Loops) -> Result:
     plan = program.plan
     carry = program.start(key, state)
     if plan.monitor is not None and plan.monitor.patience is not None:
@@ -147,9 +151,9 @@ def _run(program: Program, key: Any, state: TrainState | None) -> Result:
         carry = advance(program, carry, 0, jax.lax.optimization_barrier(jnp.int32(plan.steps)))
         return _stopped(carry, carry.watch)
     whole, rest = divmod(plan.steps, plan.epoch_steps)
-    carry = STATIC.fold(lambda row, c: program.epoch(STATIC, c, row, 0, plan.epoch_steps, True), carry, 0, whole)
+    carry = loops.fold(lambda row, c: program.epoch(loops, c, row, 0, plan.epoch_steps, True), carry, 0, whole)
     if rest:
-        carry = program.epoch(STATIC, carry, whole, 0, rest, True)
+        carry = program.epoch(loops, carry, whole, 0, rest, True)
     return Result(carry.state, carry.history, best_of(carry))
 
 
@@ -172,3 +176,8 @@ def _stopped(carry: Carry, watch: Any) -> Result:
 def best_of(carry: Carry) -> TrainState | None:
     """The best state of a run, where it was kept."""
     return None if carry.watch is None else carry.watch.state
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """The loss first and validation last: JAX hands dicts back in the order of their names."""
+    return sorted(names, key=lambda name: (name.startswith("validation_"), not name.endswith("loss"), name))

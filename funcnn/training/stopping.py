@@ -28,7 +28,7 @@ class Watch(NamedTuple):
     best: Any  # the best value so far
     reference: Any  # the last value that was better than the one before it by more than min_delta
     epoch: Any  # the row of that value, -1 before there is one
-    stopped: Any  # the number of epochs after which the run ended, -1 as long as it goes on
+    stopped: Any  # the number of epochs after which the run ended, -1 as long as it goes on; None without a patience
     state: TrainState | None  # that of the best value, where it is kept
 
 
@@ -46,11 +46,7 @@ def monitored(
     if not isinstance(monitor, str):
         fix = 'name a column of the history, for instance "validation_loss"'
         checks.fail(where, "monitor as a name", type(monitor).__name__, fix, TypeError)
-    if mode is None:
-        if monitor != "loss" and not monitor.endswith("_loss"):
-            checks.fail(where, f"mode for monitor={monitor!r}", "none", 'pass mode="max" if more is better, or "min"')
-        mode = "min"
-    checks.expect_option(where, "mode", mode, ("min", "max"))
+    mode = mode_of(where, monitor, mode)
     if patience is not None:
         patience = checks.expect_count(where, "patience", patience)
     elif not keep_best:
@@ -61,23 +57,35 @@ def monitored(
     return Monitor(monitor, mode, patience, float(min_delta), bool(keep_best))
 
 
-def expect_monitored(monitor: Monitor, rows: dict[str, Any]) -> None:
-    """Raise unless what is watched is one number in the history."""
+def mode_of(where: str, name: str, mode: Any) -> str:
+    """Whether less or more of a column of the history is better: what is said, or less of a loss."""
+    if mode is None:
+        if name != "loss" and not name.endswith("_loss"):
+            checks.fail(where, f"mode for {name!r}", "none", 'pass mode="max" if more is better, or "min"')
+        return "min"
+    checks.expect_option(where, "mode", mode, ("min", "max"))
+    return mode
+
+
+def expect_monitored(monitor: Monitor, rows: dict[str, Any], axes: tuple[int, ...]) -> None:
+    """Raise unless what is watched is one number in the history; ``axes`` are those of several members."""
     if monitor.name not in rows:
         fix = "pass validation=..." if monitor.name.startswith("validation_") else "choose one of them"
         columns = ", ".join(sorted(rows))
         checks.fail("monitor", f"one of the columns of the history, {columns}", repr(monitor.name), fix)
-    shape = jnp.shape(rows[monitor.name])
+    shape = jnp.shape(rows[monitor.name])[len(axes) :]
     if shape:
         got = f"one of shape {shape}"
         checks.fail("monitor", f"one number under {monitor.name!r}", got, "watch a metric that is a single number")
 
 
-def begin(monitor: Monitor, state: TrainState) -> Watch:
-    """The watch before the first epoch."""
-    worst = jnp.asarray(math.inf if monitor.mode == "min" else -math.inf, jnp.float32)
-    none = jnp.int32(-1)
-    return Watch(worst, worst, none, none, state if monitor.keep_best else None)
+def begin(monitor: Monitor, state: TrainState, axes: tuple[int, ...] = ()) -> Watch:
+    """The watch before the first epoch; ``axes`` are those of several members."""
+    worst = jnp.full(axes, math.inf if monitor.mode == "min" else -math.inf, jnp.float32)
+    none = jnp.full(axes, -1, jnp.int32)
+    return Watch(
+        worst, worst, none, none if monitor.patience is not None else None, state if monitor.keep_best else None
+    )
 
 
 def watched(monitor: Monitor, watch: Watch, row: Any, value: Any, state: TrainState) -> Watch:
@@ -88,15 +96,25 @@ def watched(monitor: Monitor, watch: Watch, row: Any, value: Any, state: TrainSt
     improved = sign * value < sign * watch.reference - monitor.min_delta
     epoch = jnp.where(improved, row, watch.epoch).astype(jnp.int32)
     stopped = watch.stopped
-    if monitor.patience is not None:
-        stopped = jnp.where(row - epoch >= monitor.patience, row + 1, stopped).astype(jnp.int32)
+    if stopped is not None:
+        # A member that has stopped stays where it was, so that nothing is better than before.
+        stopped = jnp.where((stopped < 0) & (row - epoch >= monitor.patience), row + 1, stopped).astype(jnp.int32)
     kept = watch.state
     if kept is not None:
-        # The key never changes, and the choice between two of them is not everywhere defined.
-        new, old = (s._replace(key=None) for s in (state, kept))
-        kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)._replace(key=state.key)
+        kept = where_leaves(better, state, kept)
     best, reference = jnp.where(better, value, watch.best), jnp.where(improved, value, watch.reference)
     return Watch(best, reference, epoch, stopped, kept)
+
+
+def where_leaves(chosen: Any, new: TrainState, old: TrainState) -> TrainState:
+    """The one state or the other, for each of the members along the axes of ``chosen``."""
+
+    def leaf(a: Any, b: Any) -> Any:
+        return jnp.where(chosen.reshape(chosen.shape + (1,) * (a.ndim - chosen.ndim)), a, b)
+
+    # The key never changes, and the choice between two of them is not everywhere defined.
+    first, second = (state._replace(key=None) for state in (new, old))
+    return jax.tree.map(leaf, first, second)._replace(key=new.key)
 
 
 # ---- reverse mode ----------------------------------------------------------------------------------------------------

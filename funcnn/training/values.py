@@ -33,8 +33,8 @@ def expect_finite(where: str, what: str, tree: Tree) -> None:
 def expect_values(where: str, trainer: Trainer, arrays: Tree, held_out: Tree, state: TrainState | None) -> None:
     """Raise where data hold NaN or infinity, or targets that the loss or a metric refuses.
 
-    The losses check the values of targets that are known. So ``trainer.evaluate`` is traced, not run, with the inputs
-    as shapes and all else of the data as it is.
+    The losses check the values of targets that are known, layers those of tokens and lengths. So ``trainer.evaluate``
+    is traced, not run, with floating inputs as shapes and all else of the data as it is.
     """
     if state is not None:
         expect_finite(where, "state.params", state.params)
@@ -54,7 +54,17 @@ def expect_values(where: str, trainer: Trainer, arrays: Tree, held_out: Tree, st
 def _traced(trainer: Trainer, data: Any, state: Any) -> None:
     x, *known = data
     batch = getattr(data, "_make", tuple)  # a named tuple stays one
-    jax.eval_shape(lambda a, s: trainer.evaluate(s, batch((a, *known))), x, state)
+    leaves, structure = jax.tree.flatten(x)
+    floating = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+    leaves = [leaf if i in floating else jnp.asarray(leaf) for i, leaf in enumerate(leaves)]
+
+    def evaluated(shaped: list[Any], s: Any) -> Any:
+        inputs = list(leaves)
+        for i, leaf in zip(floating, shaped, strict=True):
+            inputs[i] = leaf
+        return trainer.evaluate(s, batch((jax.tree.unflatten(structure, inputs), *known)))
+
+    jax.eval_shape(evaluated, [leaves[i] for i in floating], state)
 
 
 def _is_traced(tree: Tree) -> bool:

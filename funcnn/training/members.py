@@ -1,0 +1,155 @@
+"""Several runs as one program: side by side, or one after the other, each with a key and hyperparameters of its own."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnn.core import Tree
+from funcnn.training.plans import Plan
+from funcnn.training.programs import Carry, Program, advance
+from funcnn.training.runs import Result, best_of, ordered
+from funcnn.training.trainers import Trainer, TrainState
+
+MakeTrainer = Callable[[Any], Trainer]
+
+
+class Members(NamedTuple):
+    """What makes the runs: a trainer from hyperparameters, these along a leading axis, and how they are mapped."""
+
+    make_trainer: MakeTrainer
+    how: str  # "vmap": side by side; "map": one after the other
+    values: Tree
+
+    def start(self, plan: Plan, arrays: Tree, held_out: Tree, keys: Any, state: TrainState | None) -> Carry:
+        """The carries of all runs before their first step."""
+        return _start(self.make_trainer, self.how, plan, self.values, arrays, held_out, keys, state)
+
+    def advance(
+        self, plan: Plan, arrays: Tree, held_out: Tree, carry: Carry, first: Any, stop: Any
+    ) -> tuple[Carry, Any, dict[str, Any], dict[str, Any]]:
+        """A chunk of all runs, and the same beside it as of a single run."""
+        return _advance(self.make_trainer, self.how, plan, self.values, arrays, held_out, carry, first, stop)
+
+    def carried(self, run: Any, keys: Any, state: TrainState | None) -> int:
+        """The bytes of what all runs carry."""
+        return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(self._carry(run, keys, state)))
+
+    def memory(self, run: Any, keys: Any, state: TrainState | None) -> int:
+        """The bytes that a chunk of all runs needs, as the compiled program says; ``run`` has plan and data."""
+        given = self.make_trainer, self.how, run.plan, self.values, run.arrays, run.held_out
+        bound = jax.ShapeDtypeStruct((), jnp.int32)
+        compiled = _advance.lower(*given, self._carry(run, keys, state), bound, bound).compile()
+        analysis: Any = compiled.memory_analysis()
+        return analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes
+
+    def _carry(self, run: Any, keys: Any, state: TrainState | None) -> Carry:
+        start = functools.partial(_start, self.make_trainer, self.how, run.plan)
+        return jax.eval_shape(start, self.values, run.arrays, run.held_out, keys, state)
+
+    def result(self, plan: Plan, carry: Carry, rows: int) -> Result:
+        """The results of all runs with a leading axis, the rows of the history that were not reached NaN."""
+        stopped = None if carry.watch is None else carry.watch.stopped
+        count = len(jax.tree.leaves(self.values)[0])
+        reached = np.full(count, rows) if stopped is None else np.where(np.asarray(stopped) < 0, rows, stopped)
+        history: dict[str, Any] = {}
+        for name in ordered(carry.history):
+            values = np.asarray(carry.history[name])
+            values = values if self.how == "map" else np.moveaxis(values, 1, 0)
+            if np.issubdtype(values.dtype, np.inexact):
+                seen = np.arange(plan.epochs)[None] < reached[:, None]
+                values = np.where(seen.reshape(*seen.shape, *(1,) * (values.ndim - 2)), values, np.nan)
+            history[name] = values
+        if stopped is not None:
+            history["epochs_run"] = reached.astype(np.int32)
+        return Result(carry.state, history, best_of(carry))
+
+
+def mapped(make_trainer: MakeTrainer, values: Tree, draws: bool) -> Trainer:
+    """The trainers of all members as one, whose states and infos have a leading axis.
+
+    Batches have it too where each member ``draws`` its own. Data that are validated on are the same for all.
+    """
+
+    def each(f: Callable[..., Any], *batched: bool) -> Callable[..., Any]:
+        return lambda *given: jax.vmap(
+            lambda h, *one: f(make_trainer(h), *one),
+            in_axes=(0, *(0 if is_batched else None for is_batched in batched)),
+        )(values, *given)
+
+    return Trainer(
+        # A batch may be of shapes, which are no arrays to map over.
+        lambda keys, batch: each(lambda t, key: t.init(key, batch), True)(keys),
+        each(lambda t, state, batch: t.step(state, batch), True, draws),
+        each(lambda t, state, batch: t.evaluate(state, batch), True, False),
+        each(lambda t, info: t.report(info), True),
+    )
+
+
+def _side_by_side(
+    make_trainer: MakeTrainer, plan: Plan, values: Tree, arrays: Tree, held_out: Tree, count: int
+) -> Program:
+    return Program(mapped(make_trainer, values, plan.draws), plan, arrays, held_out, count)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _start(
+    make_trainer: MakeTrainer,
+    how: str,
+    plan: Plan,
+    values: Tree,
+    arrays: Tree,
+    held_out: Tree,
+    keys: Any,
+    state: TrainState | None,
+) -> Carry:
+    if how == "map":
+        return jax.lax.map(
+            lambda one: Program(make_trainer(one[0]), plan, arrays, held_out).start(one[1], state), (values, keys)
+        )
+    if state is not None:
+        given = state._replace(key=None)
+        given = jax.tree.map(lambda a: jnp.broadcast_to(a, (len(keys), *jnp.shape(a))), given)
+        state = given._replace(key=keys)
+    return _side_by_side(make_trainer, plan, values, arrays, held_out, len(keys)).start(keys, state)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _advance(
+    make_trainer: MakeTrainer,
+    how: str,
+    plan: Plan,
+    values: Tree,
+    arrays: Tree,
+    held_out: Tree,
+    carry: Carry,
+    first: Any,
+    stop: Any,
+) -> tuple[Carry, Any, dict[str, Any], dict[str, Any]]:
+    good = jnp.bool_(True)  # a member whose numbers go bad is no reason to stop the others
+    if how == "map":
+
+        def one(given: tuple[Tree, Carry]) -> Any:
+            trainer, c = make_trainer(given[0]), given[1]
+            c = advance(Program(trainer, plan, arrays, held_out), c, first, stop)
+            row = last_row(plan, c, stop)
+            return c, trainer.report(c.sums), {name: column[row] for name, column in c.history.items()}
+
+        carry, report, row = jax.lax.map(one, (values, carry))
+        return carry, good, report, row
+    count = len(jax.tree.leaves(values)[0])
+    program = _side_by_side(make_trainer, plan, values, arrays, held_out, count)
+    carry = advance(program, carry, first, stop)
+    at = jnp.broadcast_to(last_row(plan, carry, stop), (count,)), jnp.arange(count)
+    return carry, good, program.trainer.report(carry.sums), {name: c[at] for name, c in carry.history.items()}
+
+
+def last_row(plan: Plan, carry: Carry, stop: Any) -> Any:
+    """The row of the epoch that was run last, of each member where there are several."""
+    row = jnp.maximum(stop - 1, 0) // plan.epoch_steps
+    stopped = None if carry.watch is None else carry.watch.stopped
+    return row if stopped is None else jnp.where(stopped < 0, row, stopped - 1)

@@ -1,0 +1,123 @@
+"""What can be known of a sweep before anything is compiled, from the jaxpr of one step."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
+
+from funcnn import checks, primitives
+from funcnn.core import Tree
+from funcnn.training.driving import Driver
+from funcnn.training.kernels import fuses_small_loops
+from funcnn.training.plans import Plan
+from funcnn.training.programs import Program
+from funcnn.training.trainers import Trainer, TrainState, expect_trainer
+
+
+def concrete_trainer(make_trainer: Any, first: Any) -> Trainer:
+    """The trainer of the first member, its hyperparameters known."""
+    if not callable(make_trainer) or isinstance(make_trainer, Trainer):
+        got, fix = type(make_trainer).__name__, "pass a function from hyperparameters to a trainer"
+        checks.fail("sweep", "a function that makes a trainer", got, fix, TypeError)
+    trainer: Any = make_trainer(first)
+    expect_trainer("sweep", trainer)
+    return trainer
+
+
+def step_of(make_trainer: Callable[[Any], Trainer], first: Any, run: Driver, state: TrainState | None) -> Any:
+    """The jaxpr of a beginning and one step of a member with traced hyperparameters.
+
+    What decides shapes or is branched on raises here, and what nothing reads.
+    """
+    given = run.plan, run.arrays, run.held_out, jax.random.key(0), state
+    try:
+        jaxpr = _beginning.trace(make_trainer, given[0], first, *given[1:]).jaxpr.jaxpr
+    except (TypeError, jax.errors.JAXTypeError) as error:
+        # With numbers that are known it goes through: then it is the tracers that do not.
+        known = jax.tree.map(lambda a: np.asarray(a)[()], first)
+        jax.eval_shape(lambda *args: _begun(make_trainer, given[0], known, *args), *given[1:])
+        raise TypeError(
+            "sweep: expected hyperparameters that are computed with, got one that decides a shape or a branch of the "
+            "program; sweep over it in a loop, one sweep for each value, or write the branch with jnp.where "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    _expect_read(first, jaxpr)
+    return jaxpr
+
+
+def _begun(
+    make_trainer: Callable[[Any], Trainer], plan: Plan, h: Any, arrays: Tree, held_out: Tree, key: Any, state: Any
+) -> Any:
+    program = Program(make_trainer(h), plan, arrays, held_out)
+    carry = program.start(key, state)
+    carry = program.step(carry, jnp.int32(0), jnp.int32(0), plan.batch_size)
+    return carry.state, program.row(carry)
+
+
+# Traced and never compiled; what was traced once is not traced again.
+_beginning = jax.jit(_begun, static_argnums=(0, 1))
+
+
+def _expect_read(first: Any, jaxpr: Any) -> None:
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(first)]
+    read = _read(jaxpr)
+    unread = [path for path, var in zip(paths, jaxpr.invars, strict=False) if var not in read]
+    if unread:
+        what = f"h{unread[0]}" if unread[0] else "h"
+        fix = "use it, or take it out of the grid"
+        checks.fail("sweep", "a make_trainer(h) that uses all of the grid", f"nothing that depends on {what}", fix)
+
+
+def _read(jaxpr: Any) -> set[Any]:
+    """The variables that the outputs of a jaxpr depend on, or that a loop or a branch takes."""
+    needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    for equation in reversed(jaxpr.eqns):
+        if not needed.intersection(equation.outvars) and not equation.effects:
+            continue
+        taken = [v for v in equation.invars if not isinstance(v, Literal)]
+        inner = equation.params.get("jaxpr") if equation.primitive.name in ("jit", "pjit") else None
+        if inner is not None:
+            read = _read(inner.jaxpr)
+            pairs = zip(equation.invars, inner.jaxpr.invars, strict=True)
+            taken = [v for v, own in pairs if own in read and not isinstance(v, Literal)]
+        needed.update(taken)
+    return needed
+
+
+# Multiplications of one product in a step of one member, on CPU: measured with benchmarks/sweeps.py, docs/sweeps.md.
+_LARGE = 4_000_000
+_TINY = 1_000
+
+
+def fastest(jaxpr: Any, plan: Plan) -> str:
+    """``"vmap"`` or ``"map"``: what is faster for a step of this kind on this platform.
+
+    Side by side is, as long as the products of one member do not fill the machine. On CPU those of large networks do;
+    and loops of tiny ones are a single kernel each, where ``fuse_small_loops`` was called and nothing is drawn.
+    """
+    if primitives.platform() != "cpu":
+        return "vmap"
+    largest = max(_products(jaxpr), default=0)
+    fused = fuses_small_loops() and not plan.draws and largest <= _TINY
+    return "map" if fused or largest > _LARGE else "vmap"
+
+
+def _products(jaxpr: Any) -> Iterator[int]:
+    """How many multiplications each matrix product and convolution of a jaxpr makes, those in inner ones included."""
+    for equation in jaxpr.eqns:
+        inputs = [v.aval.shape for v in equation.invars if hasattr(v.aval, "shape")]
+        made = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
+        if equation.primitive.name == "dot_general":
+            ((contracted, _), _) = equation.params["dimension_numbers"]
+            yield made * math.prod(inputs[0][axis] for axis in contracted)
+        elif equation.primitive.name == "conv_general_dilated":
+            yield made * math.prod(inputs[1]) // max(inputs[1][equation.params["dimension_numbers"].rhs_spec[0]], 1)
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")
+        ):
+            if hasattr(inner, "jaxpr") or hasattr(inner, "eqns"):
+                yield from _products(getattr(inner, "jaxpr", inner))

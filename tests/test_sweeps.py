@@ -1,0 +1,396 @@
+"""Many runs as one program: each is what it is alone, whatever stands beside it; what cannot be swept is refused."""
+
+import csv
+import io
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_law import assert_same_bytes
+
+from funcnn import layers, losses, metrics, penalties, training
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+
+
+def drawn(n):
+    return RNG.normal(size=(n, 5)).astype(np.float32), RNG.integers(0, 3, n).astype(np.int32)
+
+
+TRAIN, HELD_OUT = drawn(27), drawn(13)
+GRID = {"rate": jnp.array([1e-3, 1e-2, 3e-2]), "dropout": jnp.array([0.0, 0.4])}
+OPTIONS = {"epochs": 4, "batch_size": 8, "validation": HELD_OUT}
+
+
+def made(h):
+    """Everything that a run can have: dropout, batch norm, two optimizer states, a penalty, a metric."""
+    model = layers.serial(
+        layers.dense(6, bias=False), layers.batch_norm(), layers.tanh, layers.dropout(h["dropout"]), layers.dense(3)
+    )
+    return training.supervised(
+        model,
+        losses.softmax_cross_entropy,
+        optax.adam(h["rate"], eps_root=1e-8),
+        {"accuracy": metrics.accuracy},
+        penalties.l2(1e-3),
+    )
+
+
+def plain(rate):
+    return training.supervised(layers.dense(3), losses.softmax_cross_entropy, optax.sgd(rate))
+
+
+def sweep(make=made, grid=None, data=TRAIN, **options):
+    return training.sweep(make, GRID if grid is None else grid, data, key=KEY, progress=False, **{**OPTIONS, **options})
+
+
+def alone(make, member, **options):
+    run = jax.jit(lambda h, k: training.run(make(h), TRAIN, key=k, **{**OPTIONS, **options}))
+    return run(jax.tree.map(jnp.float32, member.hyperparameters), member.key)
+
+
+@pytest.fixture(scope="module", params=["vmap", "map"])
+def found(request):
+    return request.param, sweep(how=request.param, seeds=2, keep_best=True, monitor="validation_loss")
+
+
+# ---- a member is its run ---------------------------------------------------------------------------------------------
+
+
+def test_a_member_is_the_run_with_its_hyperparameters_and_its_key(found):
+    how, whole = found
+    for i in (0, 5, 11):
+        member = whole.members[i]
+        single = alone(made, member, keep_best=True, monitor="validation_loss")
+        if how == "map":
+            assert_same_bytes(member.result, single)
+        else:
+            for name, column in single.history.items():
+                np.testing.assert_allclose(member.result.history[name], column, rtol=1e-3, atol=1e-6)
+
+
+def test_without_batch_norm_members_side_by_side_are_closer():
+    whole = sweep(plain, jnp.array([1e-3, 1e-2]), how="vmap", epochs=5)
+    for member in whole.members:
+        np.testing.assert_allclose(member.result.history["loss"], alone(plain, member, epochs=5).history["loss"], 1e-5)
+
+
+def test_members_are_the_product_of_the_grid_and_the_seeds(found):
+    _, whole = found
+    points = [(m.hyperparameters["rate"], m.hyperparameters["dropout"], m.seed) for m in whole.members]
+    rates, dropouts = (np.asarray(GRID[name]).tolist() for name in ("rate", "dropout"))
+    assert points == [(rate, dropout, seed) for rate in rates for dropout in dropouts for seed in (0, 1)]
+    assert list(whole.members[0].hyperparameters) == ["rate", "dropout"]
+    for member in (whole.members[3], whole.members[-1]):
+        assert (
+            jax.random.key_data(member.key).tolist()
+            == jax.random.key_data(jax.random.fold_in(KEY.copy(), member.seed)).tolist()
+        )
+    assert whole.history["loss"].shape == (12, 4)
+    assert list(whole.history) == ["loss", "accuracy", "penalty", "validation_loss", "validation_accuracy"]
+    assert len(whole.members) == 12
+    assert [m.seed for m in whole.members[:2]] == [0, 1]
+    with pytest.raises(IndexError):
+        whole.members[12]
+
+
+def test_a_grid_may_be_zipped_and_seeds_be_named():
+    whole = sweep(grid={"dropout": [0.0, 0.5], "rate": [1e-3, 1e-2]}, combine="zip", seeds=(3, 7), epochs=1)
+    points = [(m.hyperparameters["dropout"], m.seed) for m in whole.members]
+    assert points == [(0.0, 3), (0.0, 7), (0.5, 3), (0.5, 7)]
+
+
+def test_a_hyperparameter_may_have_axes():
+    weights = jnp.array([[1.0, 1.0, 1.0], [5.0, 0.0, 0.0]])
+
+    def weighted(w):
+        return training.supervised(
+            layers.dense(3), lambda p, t: losses.softmax_cross_entropy(p, t) * w[t], optax.sgd(0.1)
+        )
+
+    whole = sweep(weighted, weights, epochs=1)
+    np.testing.assert_array_equal(whole.members[1].hyperparameters, [5.0, 0.0, 0.0])
+    assert whole.table().rows[1][0] == "[5.0, 0.0, 0.0]"
+    assert whole.history["loss"][0] != whole.history["loss"][1]
+
+
+@pytest.mark.slow
+def test_what_computes_can_be_swept():
+    def all_of_it(h):
+        init = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+        model = layers.serial(
+            layers.dense(6, kernel_init=lambda *args: h["scale"] * init(*args)), layers.tanh, layers.dense(3)
+        )
+        schedule = optax.cosine_decay_schedule(h["rate"], 10, h["alpha"])
+        optimizer = optax.chain(
+            optax.clip_by_global_norm(h["norm"]),
+            optax.adamw(schedule, b1=h["b1"], b2=h["b2"], weight_decay=h["decay"], eps_root=1e-8),
+        )
+        loss = partial(losses.softmax_cross_entropy, label_smoothing=h["smoothing"])
+        return training.supervised(model, loss, optimizer, penalty=penalties.l1(h["l1"]))
+
+    names = ("scale", "rate", "alpha", "norm", "b1", "b2", "decay", "smoothing", "l1")
+    grid = {name: jnp.array([low, high]) for name, low, high in zip(
+        names, (0.5, 1e-3, 0.0, 0.1, 0.8, 0.9, 0.0, 0.0, 0.0), (1, 1e-2, 0.5, 1, 0.9, 0.999, 0.1, 0.1, 0.1), strict=True
+    )}  # fmt: skip
+    for name in names:
+        base = {n: values[:1] for n, values in grid.items()}
+        whole = sweep(all_of_it, {**base, name: grid[name]}, how="vmap", epochs=2)
+        assert whole.history["loss"][0, -1] != whole.history["loss"][1, -1], name
+
+
+@pytest.mark.parametrize("how", ["vmap", "map"])
+def test_data_may_be_a_function_or_one_batch(how):
+    def draw(key):
+        x = jax.random.normal(key, (6, 5))
+        return x, (x.sum(1) > 0).astype(jnp.int32)
+
+    rates = jnp.array([0.01, 0.1])
+    whole = sweep(plain, rates, draw, how=how, epochs=None, steps=7, steps_per_epoch=3, validation=None, batch_size=32)
+    single = jax.jit(
+        lambda h, k: training.run(plain(h), draw, key=k, steps=7, steps_per_epoch=3)
+    )(rates[1], whole.members[1].key)  # fmt: skip
+    np.testing.assert_allclose(whole.history["loss"][1], single.history["loss"], 1e-5)
+    whole = sweep(plain, rates, how=how, batch_size=None, epochs=3)
+    np.testing.assert_allclose(
+        whole.history["loss"][1], alone(plain, whole.members[1], batch_size=None, epochs=3).history["loss"], 1e-5
+    )
+
+
+@pytest.mark.parametrize("how", ["vmap", "map"])
+def test_all_members_may_begin_with_one_state(how):
+    before = training.run(plain(0.1), TRAIN, key=KEY, **OPTIONS)
+    whole = sweep(plain, jnp.array([1e-9, 0.1]), how=how, state=before.state, epochs=2)
+    np.testing.assert_allclose(whole.state.params["kernel"][0], before.state.params["kernel"], rtol=1e-5)
+    after = alone(plain, whole.members[1], state=before.state, epochs=2)
+    np.testing.assert_allclose(whole.history["loss"][1], after.history["loss"], 1e-5)
+    assert whole.state.step.tolist() == [24, 24]
+
+
+# ---- early stopping --------------------------------------------------------------------------------------------------
+
+STOPPING = {"monitor": "validation_loss", "patience": 2, "keep_best": True, "epochs": 30}
+
+
+def ends(column, patience):
+    """The rule in Python: after how many epochs a run ends, and the best row until then."""
+    best, last = np.inf, -1
+    for row, value in enumerate(column):
+        if value < best:
+            best, last = value, row
+        if row - last >= patience:
+            return row + 1, last
+    return len(column), last
+
+
+@pytest.mark.parametrize("how", ["vmap", "map"])
+def test_each_member_stops_where_its_own_rule_says(how):
+    whole = sweep(how=how, **STOPPING)
+    free = sweep(how=how, epochs=30)
+    counts = [ends(column, 2)[0] for column in free.history["validation_loss"]]
+    assert len(set(counts)) > 2
+    assert min(counts) < 30  # or nothing would be seen here
+    assert whole.history["epochs_run"].tolist() == counts
+    for member, count, column in zip(whole.members, counts, free.history["validation_loss"], strict=True):
+        assert member.result.history["validation_loss"].shape == (count,)
+        np.testing.assert_allclose(member.result.history["validation_loss"], column[:count], 1e-5)
+    seen = np.isfinite(whole.history["loss"])
+    assert seen.sum(axis=1).tolist() == counts
+
+
+def test_the_best_state_of_a_member_is_that_of_its_best_epoch():
+    whole = sweep(how="map", **STOPPING)
+    member = whole.members[2]
+    _, best = ends(member.result.history["validation_loss"], 2)
+    until = alone(made, member, epochs=best + 1)
+    assert_same_bytes(member.result.best, until.state)
+
+
+# ---- groups ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["vmap", "map"])
+def test_members_that_do_not_fit_are_cut_into_groups(how):
+    whole = sweep(plain, jnp.logspace(-3, -1, 7), how=how, epochs=2)
+    steps = []
+    options = {"max_bytes": 5000, "observers": [lambda event: steps.append(event.step)], "every": 2}
+    parts = sweep(plain, jnp.logspace(-3, -1, 7), how=how, epochs=2, **options)
+    assert len(steps) > 1
+    assert parts.history["loss"].shape == (7, 2)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), parts.history, whole.history)
+    np.testing.assert_allclose(parts.state.params["kernel"], whole.state.params["kernel"], 1e-5, 1e-7)
+
+
+def test_a_member_that_does_not_fit_is_tried_all_the_same():
+    assert sweep(plain, jnp.array([0.1, 0.2]), epochs=1, max_bytes=1).history["loss"].shape == (2, 1)
+
+
+# ---- numbers that go bad, and what ends a sweep ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["vmap", "map"])
+def test_a_member_that_goes_bad_harms_nobody(how):
+    rates = jnp.array([0.1, 1e38, 0.2])
+    whole = sweep(plain, rates, how=how)
+    assert not np.isfinite(whole.history["loss"][1]).all()
+    for i in (0, 2):
+        np.testing.assert_allclose(whole.history["loss"][i], alone(plain, whole.members[i]).history["loss"], 1e-5)
+    assert whole.best("loss").hyperparameters in (pytest.approx(0.1), pytest.approx(0.2))
+    assert whole.table(by="loss").rows[-1][0] == pytest.approx(1e38)
+    with pytest.raises(ValueError, match="a member with a finite loss, got none; lower the learning rates"):
+        sweep(plain, jnp.array([1e38])).best("loss")
+
+
+def test_an_observer_may_end_it_and_what_was_not_run_is_nan():
+    whole = sweep(how="map", every=1, observers=[lambda event: event.epoch == 2])
+    assert np.isfinite(whole.history["loss"]).sum(axis=1).tolist() == [2] * 6
+    assert whole.final("loss").shape == (6,)
+
+
+def test_ctrl_c_keeps_the_members_that_were_begun(capsys):
+    def interrupt(event):
+        if event.step == 4:
+            raise KeyboardInterrupt
+
+    whole = sweep(plain, jnp.logspace(-3, -1, 6), every=1, max_bytes=5000, observers=[interrupt])
+    assert 0 < len(whole.members) < 6
+    assert "members were begun" in capsys.readouterr().err
+
+
+def test_events_hold_all_members():
+    events = []
+    sweep(plain, jnp.array([0.1, 0.2]), epochs=2, every=1, observers=[events.append])
+    assert [event.epoch for event in events] == [1, 2]
+    assert events[-1].metrics["loss"].shape == (2,)
+    assert events[-1].state.params["kernel"].shape == (2, 5, 3)
+
+
+def test_progress_shows_the_median_of_the_members(capsys):
+    training.sweep(plain, jnp.array([0.1, 1e38, 0.2]), TRAIN, key=KEY, epochs=2)
+    assert "median loss " in capsys.readouterr().err
+
+
+# ---- records ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_member_is_that_of_the_best_last_number(found):
+    _, whole = found
+    last = whole.history["validation_accuracy"][:, -1]
+    assert whole.best("validation_accuracy", "max").result.history["validation_accuracy"][-1] == last.max()
+    assert whole.best("validation_accuracy", "min").result.history["validation_accuracy"][-1] == last.min()
+    assert whole.best("loss").result.history["loss"][-1] == whole.history["loss"][:, -1].min()
+
+
+def test_a_table_is_sorted_and_reads_back(found):
+    _, whole = found
+    table = whole.table("validation_loss")
+    assert table.columns[:4] == ("rate", "dropout", "seed", "loss")
+    at = table.columns.index("validation_loss")
+    np.testing.assert_array_equal([row[at] for row in table.rows], np.sort(whole.history["validation_loss"][:, -1]))
+    read = list(csv.reader(io.StringIO(table.csv())))
+    assert tuple(read[0]) == table.columns
+    np.testing.assert_array_equal(np.float64(read[1:]), np.float64(table.rows))
+    lines = table.markdown().split("\n")
+    assert lines[0].startswith("| rate | dropout | seed | loss |")
+    assert len(lines) == 14
+    assert "validation_loss" in repr(table)
+    assert [row[:3] for row in whole.table().rows] == [
+        (m.hyperparameters["rate"], m.hyperparameters["dropout"], m.seed) for m in whole.members
+    ]
+
+
+def test_seeds_of_a_point_may_be_one_row(found):
+    _, whole = found
+    table = whole.table("validation_loss", over_seeds=True)
+    pairs = whole.history["validation_loss"][:, -1].reshape(6, 2).astype(np.float64)
+    order = np.argsort(pairs.mean(1))
+    columns = list(table.columns)
+    mean, spread = (
+        np.float64([row[columns.index(name)] for row in table.rows])
+        for name in ("validation_loss", "± validation_loss")
+    )
+    np.testing.assert_allclose(mean, pairs.mean(1)[order], 1e-6)
+    np.testing.assert_allclose(spread, pairs.std(1, ddof=1)[order], 1e-5)
+    assert " ± " in repr(table)
+
+
+def test_records_refuse_what_they_do_not_hold(found):
+    _, whole = found
+    with pytest.raises(ValueError, match=r"sweep: expected a column of the history, .*loss.*got 'lost'; choose one"):
+        whole.best("lost")
+    with pytest.raises(ValueError, match=r"mode for 'accuracy', got none; pass mode=\"max\""):
+        whole.best("accuracy")
+    with pytest.raises(ValueError, match=r"mode to be one of \['min', 'max'\], got 'most'"):
+        whole.table("loss", "most")
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+def wide(h):
+    model = layers.serial(layers.dense(h["width"]), layers.dense(3))
+    return training.supervised(model, losses.softmax_cross_entropy, optax.sgd(0.1))
+
+
+def branching(rate):
+    return plain(rate if rate > 0.1 else 0.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "grid", "options", "error", "message"),
+    [
+        (wide, {"width": [8, 16]}, {}, TypeError, "computed with, got one that decides a shape .* in a loop"),
+        (branching, [0.1, 0.2], {}, TypeError, "computed with, got one that decides a shape or a branch"),
+        (lambda h: made({"dropout": 0.1, **h}), {"rate": [0.1], "rat": [1.0]}, {}, ValueError, r"h\['rat'\]; use"),
+        (lambda h: plain(0.1), [0.1, 0.2], {}, ValueError, "uses all of the grid, got nothing that depends on h; use"),
+        (plain, [], {}, ValueError, "at least one of the values, got none"),
+        (made, {}, {}, ValueError, "a grid with a name or more, got an empty one"),
+        (made, {"rate": [], "dropout": [0.1]}, {}, ValueError, "at least one of the values of 'rate', got none"),
+        (plain, 0.1, {}, ValueError, r"the values with an axis, got a single number; pass a list of it"),
+        (plain, ["adam", "sgd"], {}, TypeError, "the values as numbers, got <U4; sweep over what is no"),
+        (
+            made,
+            {"rate": [0.1, 0.2], "dropout": [0.1]},
+            {"combine": "zip"},
+            ValueError,
+            r"as many values under each name, to zip them, got \{'rate': 2, 'dropout': 1\}",
+        ),
+        (plain, [0.1], {"combine": "cross"}, ValueError, "combine to be one of"),
+        (plain, [0.1], {"how": "pmap"}, ValueError, r"how to be one of \['auto', 'vmap', 'map'\], got 'pmap'"),
+        (plain, [0.1], {"seeds": 0}, ValueError, "seeds of at least 1"),
+        (plain, [0.1], {"seeds": [1, 1]}, ValueError, r"different seeds, at least one, got \[1, 1\]"),
+        (plain, [0.1], {"seeds": [-1]}, ValueError, "seeds of at least 0"),
+        (plain(0.1), [0.1], {}, TypeError, "a function that makes a trainer, got Trainer; pass a function"),
+        (lambda h: 3, [0.1], {}, TypeError, "sweep: expected a Trainer, got int"),
+        (plain, [0.1], {"observers": print}, TypeError, "observers in a list, got a function"),
+        (plain, [0.1], {"monitor": "lost", "patience": 2, "mode": "min"}, ValueError, "one of the columns"),
+        (plain, [0.1], {"epochs": 0}, ValueError, "sweep: expected epochs of at least 1"),
+        (plain, [0.1], {"data": (TRAIN[0], TRAIN[1] + 7)}, ValueError, "class"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_swept_is_refused(make, grid, options, error, message):
+    with pytest.raises(error, match=message):
+        sweep(make, grid, **options)
+
+
+def test_a_sweep_inside_a_transformation_is_refused():
+    with pytest.raises(TypeError, match=r"use training\.run inside jit, vmap or grad"):
+        jax.jit(lambda k: training.sweep(plain, [0.1], TRAIN, key=k, epochs=1, progress=False))(KEY)
+
+
+def test_a_second_sweep_traces_nothing():
+    traced = []
+
+    def counted(rate):
+        traced.append(rate)
+        return plain(rate)
+
+    sweep(counted, [0.1, 0.2], how="vmap")
+    first = len(traced)
+    sweep(counted, [0.3, 0.4], how="vmap")
+    # Only what looks at the first member before anything is compiled.
+    assert len(traced) - first <= 3
