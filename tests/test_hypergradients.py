@@ -53,7 +53,14 @@ def test_slopes_by_decay_weights_and_the_data_are_those_of_differences():
             np.testing.assert_allclose(jnp.sum(slopes[name] * direction), (high - low) / (2 * h), rtol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"epochs": 3}, {"epochs": 7, "batch_size": None}, {"epochs": None, "steps": 13}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"epochs": 7, "batch_size": None},
+        pytest.param({"epochs": 3}, marks=pytest.mark.slow),
+        pytest.param({"epochs": None, "steps": 13}, marks=pytest.mark.slow),
+    ],
+)
 def test_remat_changes_no_number(options):
     plain, again = (
         jax.jit(jax.value_and_grad(lambda rate, r=remat: trained(rate, remat=r, **options)))(0.01)

@@ -1,6 +1,7 @@
 """Many runs as one program: each is what it is alone, whatever stands beside it; what cannot be swept is refused."""
 
 import csv
+import functools
 import io
 from functools import partial
 
@@ -48,12 +49,17 @@ def sweep(make=made, grid=None, data=TRAIN, **options):
     return training.sweep(make, GRID if grid is None else grid, data, key=KEY, progress=False, **{**OPTIONS, **options})
 
 
+@functools.cache
+def single(make, state=None, **options):
+    """The function that a member is a run of, compiled once."""
+    return jax.jit(lambda h, k: training.run(make(h), TRAIN, key=k, state=state, **{**OPTIONS, **options}))
+
+
 def alone(make, member, **options):
-    run = jax.jit(lambda h, k: training.run(make(h), TRAIN, key=k, **{**OPTIONS, **options}))
-    return run(jax.tree.map(jnp.float32, member.hyperparameters), member.key)
+    return single(make, **options)(jax.tree.map(jnp.float32, member.hyperparameters), member.key)
 
 
-@pytest.fixture(scope="module", params=["vmap", "map"])
+@pytest.fixture(scope="module", params=["map", pytest.param("vmap", marks=pytest.mark.slow)])
 def found(request):
     return request.param, sweep(how=request.param, seeds=2, keep_best=True, monitor="validation_loss")
 
@@ -65,14 +71,15 @@ def test_a_member_is_the_run_with_its_hyperparameters_and_its_key(found):
     how, whole = found
     for i in (0, 5, 11):
         member = whole.members[i]
-        single = alone(made, member, keep_best=True, monitor="validation_loss")
+        expected = alone(made, member, keep_best=True, monitor="validation_loss")
         if how == "map":
-            assert_same_bytes(member.result, single)
+            assert_same_bytes(member.result, expected)
         else:
-            for name, column in single.history.items():
+            for name, column in expected.history.items():
                 np.testing.assert_allclose(member.result.history[name], column, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_without_batch_norm_members_side_by_side_are_closer():
     whole = sweep(plain, jnp.array([1e-3, 1e-2]), how="vmap", epochs=5)
     for member in whole.members:
@@ -98,12 +105,14 @@ def test_members_are_the_product_of_the_grid_and_the_seeds(found):
         whole.members[12]
 
 
+@pytest.mark.slow
 def test_a_grid_may_be_zipped_and_seeds_be_named():
     whole = sweep(grid={"dropout": [0.0, 0.5], "rate": [1e-3, 1e-2]}, combine="zip", seeds=(3, 7), epochs=1)
     points = [(m.hyperparameters["dropout"], m.seed) for m in whole.members]
     assert points == [(0.0, 3), (0.0, 7), (0.5, 3), (0.5, 7)]
 
 
+@pytest.mark.slow
 def test_a_hyperparameter_may_have_axes():
     weights = jnp.array([[1.0, 1.0, 1.0], [5.0, 0.0, 0.0]])
 
@@ -143,6 +152,7 @@ def test_what_computes_can_be_swept():
         assert whole.history["loss"][0, -1] != whole.history["loss"][1, -1], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["vmap", "map"])
 def test_data_may_be_a_function_or_one_batch(how):
     def draw(key):
@@ -151,22 +161,23 @@ def test_data_may_be_a_function_or_one_batch(how):
 
     rates = jnp.array([0.01, 0.1])
     whole = sweep(plain, rates, draw, how=how, epochs=None, steps=7, steps_per_epoch=3, validation=None, batch_size=32)
-    single = jax.jit(
+    by_itself = jax.jit(
         lambda h, k: training.run(plain(h), draw, key=k, steps=7, steps_per_epoch=3)
     )(rates[1], whole.members[1].key)  # fmt: skip
-    np.testing.assert_allclose(whole.history["loss"][1], single.history["loss"], 1e-5)
+    np.testing.assert_allclose(whole.history["loss"][1], by_itself.history["loss"], 1e-5)
     whole = sweep(plain, rates, how=how, batch_size=None, epochs=3)
     np.testing.assert_allclose(
         whole.history["loss"][1], alone(plain, whole.members[1], batch_size=None, epochs=3).history["loss"], 1e-5
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["vmap", "map"])
 def test_all_members_may_begin_with_one_state(how):
     before = training.run(plain(0.1), TRAIN, key=KEY, **OPTIONS)
     whole = sweep(plain, jnp.array([1e-9, 0.1]), how=how, state=before.state, epochs=2)
     np.testing.assert_allclose(whole.state.params["kernel"][0], before.state.params["kernel"], rtol=1e-5)
-    after = alone(plain, whole.members[1], state=before.state, epochs=2)
+    after = single.__wrapped__(plain, before.state, epochs=2)(jnp.float32(0.1), whole.members[1].key)
     np.testing.assert_allclose(whole.history["loss"][1], after.history["loss"], 1e-5)
     assert whole.state.step.tolist() == [24, 24]
 
@@ -187,6 +198,7 @@ def ends(column, patience):
     return len(column), last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["vmap", "map"])
 def test_each_member_stops_where_its_own_rule_says(how):
     whole = sweep(how=how, **STOPPING)
@@ -202,6 +214,7 @@ def test_each_member_stops_where_its_own_rule_says(how):
     assert seen.sum(axis=1).tolist() == counts
 
 
+@pytest.mark.slow
 def test_the_best_state_of_a_member_is_that_of_its_best_epoch():
     whole = sweep(how="map", **STOPPING)
     member = whole.members[2]
@@ -213,7 +226,7 @@ def test_the_best_state_of_a_member_is_that_of_its_best_epoch():
 # ---- groups ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["vmap", "map"])
+@pytest.mark.parametrize("how", ["vmap", pytest.param("map", marks=pytest.mark.slow)])
 def test_members_that_do_not_fit_are_cut_into_groups(how):
     whole = sweep(plain, jnp.logspace(-3, -1, 7), how=how, epochs=2)
     steps = []
@@ -225,6 +238,7 @@ def test_members_that_do_not_fit_are_cut_into_groups(how):
     np.testing.assert_allclose(parts.state.params["kernel"], whole.state.params["kernel"], 1e-5, 1e-7)
 
 
+@pytest.mark.slow
 def test_a_member_that_does_not_fit_is_tried_all_the_same():
     assert sweep(plain, jnp.array([0.1, 0.2]), epochs=1, max_bytes=1).history["loss"].shape == (2, 1)
 
@@ -232,7 +246,7 @@ def test_a_member_that_does_not_fit_is_tried_all_the_same():
 # ---- numbers that go bad, and what ends a sweep ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["vmap", "map"])
+@pytest.mark.parametrize("how", ["vmap", pytest.param("map", marks=pytest.mark.slow)])
 def test_a_member_that_goes_bad_harms_nobody(how):
     rates = jnp.array([0.1, 1e38, 0.2])
     whole = sweep(plain, rates, how=how)
@@ -251,6 +265,7 @@ def test_an_observer_may_end_it_and_what_was_not_run_is_nan():
     assert whole.final("loss").shape == (6,)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_members_that_were_begun(capsys):
     def interrupt(event):
         if event.step == 4:
