@@ -14,7 +14,7 @@ import numpy as np
 from funcnn import checks, primitives
 from funcnn.core import Layer, Tree, array_layer, child_key, expect_key, param_dtype
 
-__all__ = ["as_arrays", "one_hot", "split", "standardize"]
+__all__ = ["as_arrays", "folds", "one_hot", "split", "standardize"]
 
 
 def as_arrays(data: Tree, *, where: str = "data", minimum: int = 1, one_length: bool = True) -> Tree:
@@ -163,6 +163,43 @@ def split(data: Tree, fraction: float, *, key: Any, stratify: Any = None) -> tup
     parts = (order[~chosen], order[chosen])
     train, test = (jax.tree.map(lambda array, rows=rows: array[rows], arrays) for rows in parts)
     return train, test
+
+
+def folds(n: int, count: int, *, key: Any, stratify: Any = None) -> Any:
+    """The number of the fold that each of ``n`` examples is in: parts whose sizes differ by one at most.
+
+    Formula: of the examples in an order that the key decides, the ``i``-th is in fold ``i mod count``; with
+    ``stratify`` they are ordered by their class before.
+
+    Args:
+        n: how many examples there are.
+        count: how many folds, from 2 to ``n``.
+        key: a JAX key; the same key gives the same folds.
+        stratify: a label for every example, numbers or strings. Each class is then spread evenly, to within one.
+
+    Raises:
+        TypeError: ``key`` is not a key, or a count not a whole number.
+        ValueError: there are more folds than examples, or fewer than two.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> from funcnn import data
+        >>> labels = np.array([0] * 6 + [1] * 3)
+        >>> numbers = data.folds(9, 3, key=jax.random.key(0), stratify=labels)
+        >>> np.bincount(numbers).tolist(), sorted(numbers[6:].tolist())
+        ([3, 3, 3], [0, 1, 2])
+    """
+    where = "data.folds"
+    expect_key(where, key)
+    n, count = checks.expect_count(where, "n", n, 2), checks.expect_count(where, "count", count, 2)
+    if count > n:
+        checks.fail(where, f"at most {n} folds, one for each example", str(count), "take fewer folds")
+    order = np.asarray(jax.random.permutation(child_key(key, "data.folds"), n))
+    if stratify is not None:
+        order = order[np.argsort(_classes(where, stratify, n)[order], kind="stable")]
+    numbers = np.empty(n, np.int32)
+    numbers[order] = np.arange(n) % count
+    return numbers
 
 
 def _classes(where: str, labels: Any, n: int) -> Any:

@@ -301,6 +301,45 @@ def confusion_matrix(classes: int) -> Metric:
     return Metric(measure, lambda sums: sums)
 
 
+def calibration_error(bins: int = 15) -> Metric:
+    """How far the confidence of predictions is from how often they are right: the expected calibration error.
+
+    Formula: ``sum over bins of n_b / n * |accuracy_b - confidence_b|``, where the bins of equal width divide the
+    confidence, the largest entry of ``softmax(outputs)``.
+
+    Shapes: outputs ``(batch, ..., classes)``, logits or logarithms of probabilities; targets as for ``accuracy``.
+
+    Args:
+        bins: how many.
+
+    Raises:
+        TypeError: ``bins`` is not a whole number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from funcnn import metrics
+        >>> metric, outputs = metrics.calibration_error(), jnp.log(jnp.array([[0.8, 0.2], [0.8, 0.2]]))
+        >>> round(metric.compute(metric.measure(outputs, jnp.array([0, 1]))).item(), 3)
+        0.3
+
+    Reference: Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", 2017.
+    """
+    bins = checks.expect_count("calibration_error", "bins", bins)
+
+    def measure(outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
+        y, label = _labelled("calibration_error", outputs, targets)
+        confidence = jax.nn.softmax(y.astype(jnp.promote_types(y.dtype, jnp.float32))).max(axis=-1)
+        w = _spread("calibration_error", weights, confidence)
+        # Bins are open below and closed above, so that a confidence of 1 is in the last one.
+        at = jnp.clip(jnp.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+        member = jax.nn.one_hot(at, bins, dtype=confidence.dtype)
+        surplus = (y.argmax(axis=-1) == label).astype(confidence.dtype) - confidence
+        by_bin = _weighted(w, surplus)[..., None] * member
+        return {"surplus": by_bin.reshape(-1, bins).sum(axis=0), "weight": w.sum()}
+
+    return Metric(measure, lambda sums: jnp.abs(sums["surplus"]).sum() / sums["weight"])
+
+
 # ---- explained variance ----------------------------------------------------------------------------------------------
 
 # The variance of targets around 1000 with a spread of 1 is lost in float32 sums of squares, and what keeps it (Welford,

@@ -185,8 +185,10 @@ def _depthwise(x: Any, kernel: Any, strides: Sequence[int], dilation: Sequence[i
     """A sum of products by element. 28x28x32 in a scan: 10 ms, a batch of products 22, XLA's convolution 320 ms."""
     *window, _, features = kernel.shape
     taps = _taps(x, range(1, x.ndim - 1), window, strides, dilation)
-    weights = kernel.reshape(-1, features)
-    return reduce(jnp.add, [tap * along_last(weights[i], x.ndim) for i, tap in enumerate(taps)])
+    dtype = jnp.promote_types(x.dtype, jnp.float32)  # in half precision each sum would be rounded
+    weights = kernel.reshape(-1, features).astype(dtype)
+    products = [tap.astype(dtype) * along_last(weights[i], x.ndim) for i, tap in enumerate(taps)]
+    return reduce(jnp.add, products).astype(x.dtype)
 
 
 def _in_chunks(form: Callable[..., Any], x: Any, kernel: Any, strides: Sequence[int], dilation: Sequence[int]) -> Any:

@@ -412,3 +412,16 @@ def test_inputs_that_do_not_fit_are_refused_by_apply(layer, shape, message):
 def test_conv_takes_no_misspelt_option():
     with pytest.raises(TypeError, match="stride"):
         layers.conv(8, 3, stride=2)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_depthwise_sum_of_half_precision_is_rounded_once(dtype):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.uniform(0.5, 1.5, (2, 12, 12, 3)), dtype)
+    layer = layers.depthwise_conv(5, bias=False)
+    apply = jax.jit(layer.apply)
+    params = {"kernel": jnp.asarray(rng.uniform(0.5, 1.5, (5, 5, 1, 3)), dtype)}
+    y, _ = apply(params, {}, x)
+    exact, _ = apply(jax.tree.map(lambda a: a.astype(jnp.float32), params), {}, x.astype(jnp.float32))
+    assert y.dtype == dtype
+    np.testing.assert_allclose(np.float32(y), exact, rtol=float(jnp.finfo(dtype).eps))

@@ -110,3 +110,58 @@ def test_a_pattern_without_a_match_is_refused():
 def test_what_cannot_be_meant_is_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         training.freeze(*arguments)
+
+
+# ---- averages --------------------------------------------------------------------------------------------------------
+
+
+def averaging(optimizer, **options):
+    return training.supervised(
+        layers.serial(layers.dense(3), layers.tanh, layers.dense(1)), losses.squared_error, optimizer, **options
+    )
+
+
+ROWS = np.random.default_rng(1).normal(size=(12, 2)).astype(np.float32)
+SUMS = ROWS.sum(1, keepdims=True)
+
+
+def test_the_average_is_that_of_the_params_after_each_step_and_is_evaluated():
+    trainer = averaging(training.averaged(optax.adam(0.05), 0.8), evaluation_params=training.average_of)
+    plain = averaging(optax.adam(0.05))
+    options = {"key": KEY, "epochs": 3, "batch_size": 5}
+    result = training.run(trainer, (ROWS, SUMS), validation=(ROWS, SUMS), **options)
+    first = plain.init(jax.random.split(KEY, 3)[0], (ROWS[:5], SUMS[:5])).params
+    average = jax.tree.map(np.asarray, first)
+    for event in training.steps(plain, (ROWS, SUMS), **options):
+        average = jax.tree.map(lambda a, p: 0.8 * a + 0.2 * np.asarray(p), average, event.state.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), training.average_of(result.state), average)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), result.state.params, event.state.params)
+    expected = training.evaluate(plain, event.state._replace(params=average), (ROWS, SUMS))
+    np.testing.assert_allclose(result.history["validation_loss"][-1], expected["loss"], rtol=1e-5)
+
+
+def test_an_average_and_what_is_frozen_go_together():
+    for optimizer in (
+        training.freeze(training.averaged(optax.sgd(0.1), 0.5), "dense_0/*"),
+        training.averaged(training.freeze(optax.sgd(0.1), "dense_0/*"), 0.5),
+    ):
+        result = training.run(averaging(optimizer), (ROWS, SUMS), key=KEY, epochs=2, batch_size=None)
+        average = training.average_of(result.state)
+        np.testing.assert_allclose(average["dense_0"]["kernel"], result.state.params["dense_0"]["kernel"], rtol=1e-6)
+        assert (average["dense_1"]["kernel"] != result.state.params["dense_1"]["kernel"]).any()
+
+
+def test_a_state_without_an_average_has_none():
+    state = averaging(optax.adam(0.1)).init(KEY, (ROWS, SUMS))
+    with pytest.raises(ValueError, match=r"average_of: expected one average .* got 0; wrap the optimizer"):
+        training.average_of(state)
+    with pytest.raises(ValueError, match=r"decay from 0\.0 to 1\.0, got 1\.5"):
+        training.averaged(optax.adam(0.1), 1.5)
+
+
+def test_the_rate_falls_on_a_plateau():
+    """By the loss of each step, inside the program: the value goes to the transformations that ask for it."""
+    plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=2, accumulation_size=1)
+    trainer = averaging(optax.chain(optax.sgd(0.0), plateau))
+    result = training.run(trainer, (ROWS, SUMS), key=KEY, epochs=9, batch_size=None)
+    assert result.state.opt_state[1].scale == 0.5**4  # after the first step nothing is better, four times two steps

@@ -1,20 +1,28 @@
 """Training as a pure function: objectives, trainers, ``run``, and ``fit``, which drives it from the host."""
 
 from funcnn.training.driving import Event, NonFiniteError
-from funcnn.training.evaluation import evaluate, predict
+from funcnn.training.evaluation import evaluate, predict, predict_members
 from funcnn.training.fitting import fit, steps
 from funcnn.training.kernels import fuse_small_loops
 from funcnn.training.objectives import Aux, Objective
-from funcnn.training.optimizers import freeze
+from funcnn.training.optimizers import average_of, averaged, freeze
 from funcnn.training.records import Member, Sweep, Table
 from funcnn.training.runs import Result, run
+from funcnn.training.schedules import (
+    cosine_decay_schedule,
+    exponential_decay_schedule,
+    piecewise_constant_schedule,
+    warmup_cosine_decay_schedule,
+)
 from funcnn.training.states import TrainState
 from funcnn.training.stepping import compiled_step
 from funcnn.training.sweeps import sweep
 from funcnn.training.trainers import Trainer, supervised, trainer
+from funcnn.training.validating import CrossValidation, cross_validate
 
 __all__ = [
     "Aux",
+    "CrossValidation",
     "Event",
     "Member",
     "NonFiniteError",
@@ -24,15 +32,23 @@ __all__ = [
     "Table",
     "TrainState",
     "Trainer",
+    "average_of",
+    "averaged",
     "compiled_step",
+    "cosine_decay_schedule",
+    "cross_validate",
     "evaluate",
+    "exponential_decay_schedule",
     "fit",
     "freeze",
     "fuse_small_loops",
+    "piecewise_constant_schedule",
     "predict",
+    "predict_members",
     "run",
     "steps",
     "supervised",
     "sweep",
     "trainer",
+    "warmup_cosine_decay_schedule",
 ]

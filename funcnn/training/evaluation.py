@@ -119,6 +119,60 @@ def predict(model: Layer, state: TrainState, x: Any, *, batch_size: int | None =
     return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate([np.asarray(p) for p in parts])[:n]), *outputs)
 
 
+def predict_members(model: Layer, state: TrainState, x: Any, *, batch_size: int | None = 32) -> Any:
+    """What each of several trained networks says about any number of rows, as ``predict`` of one.
+
+    Mean and spread of a deep ensemble are then taken along the second axis.
+
+    Shapes: ``(n, ...) -> (n, members, ...)``
+
+    Args:
+        model: the layer that was trained.
+        state: states with a leading axis of members, as ``sweep(...).state`` and ``cross_validate(...).state``.
+        x: as for ``predict``; so is ``batch_size``.
+
+    Raises:
+        TypeError, ValueError: what ``predict`` raises, and a state of a single network.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from funcnn import layers, losses, training
+        >>> model, x = layers.dense(1), jnp.linspace(-1, 1, 20)[:, None]
+        >>> def line(rate):
+        ...     return training.supervised(model, losses.squared_error, optax.sgd(rate))
+        >>> found = training.sweep(line, [0.1], (x, x), key=jax.random.key(0), seeds=5, epochs=3, progress=False)
+        >>> y = training.predict_members(model, found.state, x)
+        >>> y.shape, y.mean(axis=1).shape
+        ((20, 5, 1), (20, 1))
+
+    Reference: Lakshminarayanan, Pritzel and Blundell, "Simple and scalable predictive uncertainty estimation using deep
+    ensembles", 2016.
+    """
+    expect_layer("predict_members", model)
+    if not isinstance(state, TrainState):
+        checks.fail("predict_members", "state as a TrainState", type(state).__name__, "pass found.state", TypeError)
+    if np.ndim(state.step) != 1:
+        fix = "pass the state of a sweep, whose arrays have a leading axis; for a single network there is predict"
+        checks.fail("predict_members", "states of several members", f"a step of shape {np.shape(state.step)}", fix)
+    return predict(_each(model, len(state.step)), state, x, batch_size=batch_size)
+
+
+@functools.lru_cache(maxsize=16)  # the same layer for the same model, so that nothing is compiled again
+def _each(model: Layer, count: int) -> Layer:
+    def init(key: Any, x: Any) -> tuple[Tree, Tree]:
+        return jax.vmap(lambda k: model.init(k, x))(jax.random.split(key, count))
+
+    def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
+        def one(p: Tree, s: Tree) -> tuple[Any, Tree]:
+            y, new = model.apply(p, s, x, key=key, training=training)
+            return predicted(x, y), new
+
+        y, new = jax.vmap(one, axis_size=count)(params, state)
+        return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), y), new
+
+    return Layer(init, apply, "each")
+
+
 def _expect_host(where: str, tree: Tree, instead: str) -> None:
     if not all(checks.is_concrete(leaf) for leaf in jax.tree.leaves(tree)):
         fix = f"inside jit, vmap or grad write {instead}"

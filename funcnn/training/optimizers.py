@@ -1,14 +1,14 @@
-"""Optax optimizers made for a part of the params."""
+"""Optax optimizers made for a part of the params, or with their average beside them."""
 
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
 
-from funcnn import trees
+from funcnn import checks, trees
 from funcnn.core import Tree
-from funcnn.training.trainers import expect_optimizer
+from funcnn.training.trainers import TrainState, expect_optimizer
 
 
 def freeze(optimizer: optax.GradientTransformation, *patterns: str) -> optax.GradientTransformation:
@@ -73,3 +73,78 @@ def _is_taken(node: Any) -> bool:
 
 def _present(leaf: Any) -> int:
     return 0
+
+
+class Averaged(NamedTuple):
+    """The state of ``averaged``: that of the optimizer inside, and the average of the params."""
+
+    optimizer: Any
+    average: Tree
+
+
+def averaged(optimizer: optax.GradientTransformation, decay: Any = 0.999) -> optax.GradientTransformation:
+    """The optimizer, with an exponential moving average of the params beside them, to evaluate with.
+
+    Formula: ``average <- decay * average + (1 - decay) * params`` after each step, beginning with the initial params
+
+    Args:
+        optimizer: any Optax ``GradientTransformation``.
+        decay: of the average, from 0 to 1; may be a tracer.
+
+    Raises:
+        TypeError: the optimizer is none.
+        ValueError: ``decay`` is known and not from 0 to 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from funcnn import layers, losses, training
+        >>> optimizer = training.averaged(optax.sgd(0.1), decay=0.9)
+        >>> line = training.supervised(
+        ...     layers.dense(1), losses.squared_error, optimizer, evaluation_params=training.average_of
+        ... )
+        >>> x = jnp.linspace(-1, 1, 20)[:, None]
+        >>> result = training.run(line, (x, 3 * x), key=jax.random.key(0), epochs=9, validation=(x, 3 * x))
+        >>> bool((training.average_of(result.state)["kernel"] < result.state.params["kernel"]).all())
+        True
+
+    Reference: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992.
+    """
+    expect_optimizer("averaged", optimizer)
+    checks.expect_between("averaged", "decay", decay, 0.0, 1.0)
+    inner = optax.with_extra_args_support(optimizer)
+
+    def init(params: Tree) -> Averaged:
+        return Averaged(inner.init(params), params)
+
+    def update(updates: Tree, state: Any, params: Any = None, **extra: Any) -> tuple[Tree, Averaged]:
+        updates, own = inner.update(updates, state.optimizer, params, **extra)
+        after: Any = optax.apply_updates(params, updates)
+        average = jax.tree.map(lambda a, p: (decay * a + (1 - decay) * p).astype(a.dtype), state.average, after)
+        return updates, Averaged(own, average)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def average_of(state: TrainState) -> Tree:
+    """The averaged params in a state, for ``evaluation_params``; those that are frozen are taken as they are.
+
+    Raises:
+        ValueError: the optimizer keeps no average, or several.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from funcnn import layers, losses, training
+        >>> line = training.supervised(layers.dense(1), losses.squared_error, training.averaged(optax.sgd(0.1)))
+        >>> state = line.init(jax.random.key(0), (jnp.ones((4, 2)), jnp.ones((4, 1))))
+        >>> sorted(training.average_of(state))
+        ['bias', 'kernel']
+    """
+    found = [
+        node
+        for node in jax.tree.leaves(state.opt_state, is_leaf=lambda node: isinstance(node, Averaged))
+        if isinstance(node, Averaged)
+    ]
+    if len(found) != 1:
+        got, fix = f"{len(found)}", "wrap the optimizer: training.averaged(optimizer)"
+        checks.fail("average_of", "one average in the state of the optimizer", got, fix)
+    return jax.tree.map(lambda a, p: p if _is_taken(a) else a, found[0].average, state.params, is_leaf=_is_taken)

@@ -138,6 +138,7 @@ def supervised(
     metrics: Mapping[str, Metric] | None = None,
     penalty: Callable[[Tree], Any] | None = None,
     *,
+    evaluation_params: Callable[[TrainState], Tree] | None = None,
     micro_batch_size: int | None = None,
     loss_scale: float | str | None = None,
 ) -> Trainer:
@@ -153,7 +154,7 @@ def supervised(
         optimizer: any Optax ``GradientTransformation``.
         metrics: by name, as they are to stand in the history.
         penalty: ``params -> scalar``, for instance ``penalties.l2(1e-4)``.
-        micro_batch_size: as for ``trainer``; so is ``loss_scale``.
+        evaluation_params: as for ``trainer``; so are ``micro_batch_size`` and ``loss_scale``.
 
     Raises:
         TypeError: an argument is of another type, for instance a layer, a loss or an optimizer that was not called.
@@ -189,7 +190,9 @@ def supervised(
             TypeError,
         )
     objective = supervised_objective(model, loss, penalty)
-    return trainer(objective, optimizer, metrics, micro_batch_size=micro_batch_size, loss_scale=loss_scale)
+    return trainer(
+        objective, optimizer, metrics, evaluation_params, micro_batch_size=micro_batch_size, loss_scale=loss_scale
+    )
 
 
 def _is_closure(function: Any) -> bool:
