@@ -47,3 +47,39 @@ def history(history: Any) -> Any:
         axes.grid(alpha=0.3)
         axes.legend()
     return figure
+
+
+def learning_rates(found: Any) -> Any:
+    """The loss while the learning rate grows, and the rate that is suggested.
+
+    Args:
+        found: what ``training.find_learning_rate`` gave.
+
+    Returns:
+        A ``matplotlib`` ``Figure``.
+
+    Example:
+        >>> import numpy as np
+        >>> from funcnn import plotting, training
+        >>> rates, losses = np.array([1e-3, 1e-2, 1e-1]), np.array([3.0, 2.0, 4.0])
+        >>> figure = plotting.learning_rates(training.RateRange(rates, losses, losses, 1e-2))
+        >>> figure.axes[0].get_xscale(), figure.axes[0].get_title()
+        ('log', 'suggested: 0.01')
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(found.rates, found.losses, alpha=0.3, label="of each batch")
+    axes.plot(found.rates, found.smoothed, label="smoothed")
+    axes.axvline(found.suggestion, color="black", linestyle=":")
+    axes.set_title(f"suggested: {found.suggestion:.2g}")
+    axes.set_xscale("log")
+    # Where a run diverges the loss is of another size, and would hide the rest.
+    low, high = np.nanmin(found.smoothed), found.losses[: max(1, len(found.losses) // 10)].max()
+    axes.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low) if high > low else None)
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure

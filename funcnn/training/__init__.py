@@ -6,6 +6,7 @@ from funcnn.training.fitting import fit, steps
 from funcnn.training.kernels import fuse_small_loops
 from funcnn.training.objectives import Aux, Objective
 from funcnn.training.optimizers import average_of, averaged, freeze
+from funcnn.training.rates import RateRange, find_learning_rate
 from funcnn.training.records import Member, Sweep, Table
 from funcnn.training.runs import Result, run
 from funcnn.training.schedules import (
@@ -27,6 +28,7 @@ __all__ = [
     "Member",
     "NonFiniteError",
     "Objective",
+    "RateRange",
     "Result",
     "Sweep",
     "Table",
@@ -39,6 +41,7 @@ __all__ = [
     "cross_validate",
     "evaluate",
     "exponential_decay_schedule",
+    "find_learning_rate",
     "fit",
     "freeze",
     "fuse_small_loops",
