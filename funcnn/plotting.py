@@ -76,7 +76,7 @@ def learning_rates(found: Any) -> Any:
     axes.set_title(f"suggested: {found.suggestion:.2g}")
     axes.set_xscale("log")
     # Where a run diverges the loss is of another size, and would hide the rest.
-    low, high = np.nanmin(found.smoothed), found.losses[: max(1, len(found.losses) // 10)].max()
+    low, high = np.nanmin(found.losses), found.losses[: max(1, len(found.losses) // 10)].max()
     axes.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low) if high > low else None)
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss")

@@ -41,10 +41,25 @@ CLAIMS = {
         Claim(r"standardised: all ten on ([\d.]+)% of 1000 seeds", 94.0, 100.0),
         Claim(r"raw inputs +: all ten on ([\d.]+)% of 1000 seeds", 0.0, 20.0),
     ],
+    "hypergradient.py": [  # at the beginning, with the best learning rate alone, with all eight numbers tuned
+        Claim(r"validation loss: +([\d.]+) +[\d.]+ +[\d.]+$", 0.3, 0.4),
+        Claim(r"third part: +([\d.]+) +[\d.]+ +[\d.]+$", 0.32, 0.42),
+        Claim(r"third part: +[\d.]+ +([\d.]+) +[\d.]+$", 0.29, 0.37),
+        Claim(r"validation loss: +[\d.]+ +[\d.]+ +([\d.]+)$", 0.0, 0.23),
+        Claim(r"third part: +[\d.]+ +[\d.]+ +([\d.]+)$", 0.0, 0.25),
+    ],
     "iris.py": [
         Claim(r"held out: accuracy ([\d.]+)", 0.93, 1.0),
         Claim(r"setosa +(\d+) +0 +0$", 10, 10),
         Claim(r"right: (\d+) of 150\b", 147, 150),
+    ],
+    "maml.py": [Claim(r"at its best rate: [\d.]+; ratio ([\d.]+)$", 0.0, 1 / 3)],
+    "mislabelled.py": [
+        Claim(r"found by influence (\d+)", 20, 30, count=5),
+        Claim(r"by own loss (\d+) of 30$", 28, 30, count=5),
+        Claim(r"other digits: ([\d.]+)$", 0.205, 0.23),
+        Claim(r"suspects by influence: ([\d.]+)", 0.15, 0.199),
+        Claim(r"suspects by .*, by own loss: ([\d.]+)$", 0.2, 0.22),
     ],
     "moons.py": [
         Claim(r"right: (\d+) of 100\b", 95, 100),

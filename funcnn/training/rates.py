@@ -104,17 +104,17 @@ def find_learning_rate(
     return _suggested(where, rates, found)
 
 
-# Of a batch the loss is mostly noise: about ten of them are averaged, and what is not finite is left out.
-_SMOOTHING = 0.9
+# Of a batch the loss is mostly noise. So each is averaged with those before and behind it: only with those before it
+# the curve would lag behind the rate.
+_WINDOW = np.concatenate([np.arange(1, 9), np.arange(9, 0, -1)])
 
 
 def _suggested(where: str, rates: Any, losses: Any) -> RateRange:
     finite = np.isfinite(losses)
     end = len(losses) if finite.all() else int(np.argmin(finite))
-    total, smoothed = 0.0, np.full(len(losses), np.nan)
-    for i in range(end):
-        total = _SMOOTHING * total + (1 - _SMOOTHING) * losses[i]
-        smoothed[i] = total / (1 - _SMOOTHING ** (i + 1))
+    smoothed = np.full(len(losses), np.nan)
+    sums, counts = (np.convolve(a, _WINDOW)[8:][:end] for a in (losses[:end], np.ones(end)))
+    smoothed[:end] = sums / counts
     start = len(losses) // 10  # the first averages are of a few batches
     least = start + int(np.argmin(smoothed[start:end])) if end > start + 2 else start
     if least < start + 2:
