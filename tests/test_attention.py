@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from funcnn import layers
 
@@ -107,6 +109,42 @@ def test_a_mask_of_none_hides_nothing():
     params, state = layer.init(KEY, x)
     y, _ = layer.apply(params, state, {"x": x, "mask": None})
     np.testing.assert_array_equal(y["x"], layer.apply(params, state, x)[0])
+
+
+@pytest.mark.slow
+@settings(max_examples=25)
+@given(
+    batch=st.integers(1, 3),
+    time=st.integers(0, 5),
+    keys=st.integers(0, 5),
+    groups=st.integers(1, 3),
+    each=st.integers(1, 2),
+    half=st.integers(1, 3),
+    kind=st.sampled_from(["self", "cross"]),
+    causal=st.booleans(),
+    rotary=st.booleans(),
+    bias=st.booleans(),
+    hidden=st.sampled_from([None, "some", "all"]),
+)
+def test_any_shape_and_option_is_the_formula(batch, time, keys, groups, each, half, kind, causal, rotary, bias, hidden):
+    """Sequences of length zero and masks that hide everything among them."""
+    cross = kind == "cross"
+    causal, rotary, keys = causal and not cross, rotary and not cross, keys if cross else time
+    heads, x, context = groups * each, drawn(batch, time, 4), drawn(batch, keys, 4)
+    layer = layers.attention(
+        heads, head_features=2 * half, key_value_heads=groups, cross=cross, causal=causal, rotary=rotary, bias=bias
+    )
+    seen = {None: True, "all": False}.get(hidden, RNG.random((batch, heads, time, keys)) < 0.5)
+    seen = np.broadcast_to(seen, (batch, heads, time, keys))
+    entries = {"x": x} | ({"context": context} if cross else {})
+    if hidden is not None:
+        entries["context_mask" if cross else "mask"] = seen
+    params, state = layer.init(KEY, entries)
+    params = jax.tree.map(lambda a: a + 0.1 * drawn(*a.shape), params)
+    y, _ = layer.apply(params, state, entries)
+    seen = seen & np.tril(np.ones((time, keys), bool)) if causal else seen
+    expected = by_hand(params, x, context if cross else x, heads, groups, seen, turned if rotary else lambda a: a)
+    np.testing.assert_allclose(y["x"], expected, rtol=1e-4, atol=1e-5)
 
 
 MASKS = {
@@ -298,9 +336,9 @@ def test_the_cache_is_of_the_dtype_of_its_input_and_the_sequence_stays_in_its_ow
     params, state = layer.init(KEY, x)
     dtypes = {name: str(leaf.dtype) for name, leaf in state.items()}
     assert dtypes == {"key": "bfloat16", "value": "bfloat16", "index": "int32"}
-    for given in (x, x.astype(jnp.float32)):
-        y, new = layer.apply(params, state, given)
-        assert y.dtype == given.dtype
+    for each in (x, x.astype(jnp.float32)):
+        y, new = layer.apply(params, state, each)
+        assert y.dtype == each.dtype
         assert jax.tree.map(lambda a: a.dtype, new) == jax.tree.map(lambda a: a.dtype, state)
 
 

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from funcnn import layers
 
@@ -135,3 +137,27 @@ def test_embedding_refuses_what_is_not_whole(dtype):
 def test_embedding_checks_its_sizes(sizes):
     with pytest.raises(ValueError, match=r"embedding: expected (count|features) of at least 1, got 0"):
         layers.embedding(*sizes)
+
+
+@pytest.mark.slow
+@settings(max_examples=25)
+@given(
+    sizes=st.lists(st.integers(1, 4), min_size=2, max_size=4),
+    features=st.lists(st.integers(1, 3), min_size=1, max_size=2),
+    bias=st.booleans(),
+    draw=st.data(),
+)
+def test_dense_over_any_axes_is_the_tensor_product(sizes, features, bias, draw):
+    rank = len(sizes)
+    axes = draw.draw(st.lists(st.integers(1, rank - 1), min_size=1, max_size=rank - 1, unique=True))
+    axes = [a - rank if draw.draw(st.booleans()) else a for a in axes]
+    rng = np.random.default_rng(sum(sizes))
+    x = rng.normal(size=sizes).astype(np.float32)
+    layer = layers.dense(tuple(features), axis=tuple(axes), bias=bias)
+    params, _ = layer.init(jax.random.key(0), x)
+    params = jax.tree.map(lambda a: a + rng.normal(size=a.shape).astype(np.float32), params)
+    y, _ = layer.apply(params, {}, x)
+    summed = sorted(a % rank for a in axes)
+    expected = np.tensordot(x, np.asarray(params["kernel"]), axes=(summed, range(len(summed))))
+    expected = expected + np.asarray(params["bias"]) if bias else expected
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
