@@ -362,6 +362,7 @@ def branching(rate):
         (branching, [0.1, 0.2], {}, TypeError, "computed with, got one that decides a shape or a branch"),
         (lambda h: made({"dropout": 0.1, **h}), {"rate": [0.1], "rat": [1.0]}, {}, ValueError, r"h\['rat'\]; use"),
         (lambda h: plain(0.1), [0.1, 0.2], {}, ValueError, "uses all of the grid, got nothing that depends on h; use"),
+        (plain, [0.1, float("nan")], {}, ValueError, "the values as numbers, got NaN; look at how they are made"),
         (plain, [], {}, ValueError, "at least one of the values, got none"),
         (made, {}, {}, ValueError, "a grid with a name or more, got an empty one"),
         (made, {"rate": [], "dropout": [0.1]}, {}, ValueError, "at least one of the values of 'rate', got none"),

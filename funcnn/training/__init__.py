@@ -5,6 +5,7 @@ from funcnn.training.evaluation import evaluate, predict, predict_members
 from funcnn.training.fitting import fit, steps
 from funcnn.training.kernels import fuse_small_loops
 from funcnn.training.objectives import Aux, Objective
+from funcnn.training.observers import json_lines
 from funcnn.training.optimizers import average_of, averaged, freeze
 from funcnn.training.rates import RateRange, find_learning_rate
 from funcnn.training.records import Member, Sweep, Table
@@ -45,6 +46,7 @@ __all__ = [
     "fit",
     "freeze",
     "fuse_small_loops",
+    "json_lines",
     "piecewise_constant_schedule",
     "predict",
     "predict_members",

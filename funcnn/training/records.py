@@ -274,6 +274,8 @@ def _column(name: str, values: Any) -> Any:
         checks.fail("sweep", f"{label} as numbers", str(column.dtype), fix, TypeError)
     if column.ndim == 0:
         checks.fail("sweep", f"{label} with an axis", "a single number", "pass a list of it: [1e-3]")
+    if np.isnan(column.astype(np.float64) if column.dtype != bool else 0.0).any():
+        checks.fail("sweep", f"{label} as numbers", "NaN", "look at how they are made; an infinite one may be meant")
     if not len(column):
         checks.fail("sweep", f"at least one of {label}", "none", "pass an array, such as jnp.logspace(-4, -1, 16)")
     return column
