@@ -182,14 +182,15 @@ def array_layer(
     init: Callable[..., tuple[Tree, Tree]],
     apply: Callable[..., tuple[Any, Tree]],
     kind: str,
-    params: Sequence[str] = (),
+    params: Sequence[str] | None = None,
     state: Sequence[str] = (),
 ) -> Layer:
     """A layer from a pair that acts on one array: lifted over side inputs, its key and its input checked.
 
-    ``params`` and ``state`` name the entries that ``init`` makes, and ``apply`` gets these and no others.
+    ``params`` and ``state`` name the entries that ``init`` makes: ``apply`` then gets these and no others. Without
+    ``params`` this is not checked.
     """
-    made = ("params", params), ("state", state)
+    made = () if params is None else (("params", params), ("state", state))
 
     def lifted_init(key: Any, x: Any) -> tuple[Tree, Tree]:
         expect_key(f"{kind}.init", key)
@@ -197,7 +198,7 @@ def array_layer(
 
     def lifted_apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         array = jnp.asarray(_one_array(kind, features(kind, x)))
-        for (what, names), given in zip(made, (params, state), strict=True):
+        for (what, names), given in zip(made, (params, state), strict=False):
             expect_entries(kind, what, given, names)
         y, state = apply(params, state, array, key=key, training=training)
         return with_features(x, y), state

@@ -285,7 +285,7 @@ def standardize(x: Any) -> Layer:
         y = (x.astype(dtype) - mean) / std
         return y.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else y, state
 
-    return array_layer(init, apply, "standardize", state=("mean", "std"))
+    return array_layer(init, apply, "standardize", (), ("mean", "std"))
 
 
 def _statistics(where: str, x: Any) -> tuple[Any, Any]:

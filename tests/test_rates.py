@@ -53,6 +53,30 @@ def test_it_is_where_a_known_curve_falls_fastest():
         _suggested("test", rates, np.exp(np.arange(200)))
 
 
+@pytest.mark.slow
+def test_more_steps_suggest_about_the_same():
+    labels = (Y[:, 0] > 0).astype(np.int32)
+
+    def network(rate):
+        model = layers.serial(layers.dense(16), layers.tanh, layers.dense(2))
+        return training.supervised(model, losses.softmax_cross_entropy, optax.adam(rate))
+
+    found = [
+        training.find_learning_rate(network, (X, labels), key=jax.random.key(i), steps=steps).suggestion
+        for steps in (50, 150, 600)
+        for i in (1, 2)
+    ]
+    assert min(found) > 1e-3
+    assert max(found) < 0.3
+
+
+def test_a_loss_that_is_never_finite_and_a_rate_that_is_not_used_are_refused():
+    with pytest.raises(ValueError, match="a finite loss at the first rates, got nan"):
+        _suggested("test", np.logspace(-4, 0, 20), np.full(20, np.nan))
+    with pytest.raises(ValueError, match=r"a make_trainer\(rate\) that uses the rate, got one that does not"):
+        training.find_learning_rate(lambda rate: line(0.1), (X, Y), key=KEY)
+
+
 def test_it_is_drawn(found):
     axes = plotting.learning_rates(found).axes[0]
     assert axes.get_xscale() == "log"

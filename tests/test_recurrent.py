@@ -644,13 +644,13 @@ def test_the_embedded_reber_grammar_is_learned():
     model = layers.serial(layers.recurrent(layers.lstm_cell(32)), layers.dense(7))
     trainer = training.supervised(
         model,
-        lambda out, y: optax.softmax_cross_entropy_with_integer_labels(out["x"], y),
+        lambda out, y: optax.softmax_cross_entropy_with_integer_labels(out, y),
         optax.adam(1e-2),
     )
     data = (x, following, seen.astype(np.float32))
     result = training.fit(trainer, data, key=jax.random.key(0), epochs=30, progress=False)
     x, _, legal, seen = reber_words(1, 500)
-    chances = jax.nn.softmax(training.predict(model, result.state, x, batch_size=500)["x"])
+    chances = jax.nn.softmax(training.predict(model, result.state, x, batch_size=500))
     told_apart = np.where(legal, chances, 1).min(-1) > np.where(legal, 0, chances).max(-1)
     assert told_apart[seen].mean() > 0.999  # every legal letter before every illegal one
     rows, last = np.arange(500), x["lengths"] - 2

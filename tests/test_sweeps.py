@@ -276,6 +276,46 @@ def test_ctrl_c_keeps_the_members_that_were_begun(capsys):
     assert "members were begun" in capsys.readouterr().err
 
 
+def test_what_was_ended_early_has_a_last_number_all_the_same():
+    whole = sweep(plain, [0.1, 0.2], seeds=2, epochs=6, every=2, observers=[lambda event: True])
+    assert whole.history["epochs_run"].tolist() == [2] * 4
+    assert whole.members[1].result.history["loss"].shape == (2,)
+    assert whole.best("loss").result.history["loss"][-1] == whole.history["loss"][:, 1].min()
+
+
+@pytest.mark.slow
+def test_a_point_that_was_cut_off_is_a_row_too():
+    seen = []
+
+    def interrupt(event):
+        seen.append(event)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    whole = sweep(plain, [0.1, 0.2, 0.3], seeds=2, epochs=1, every=1, max_bytes=1, observers=[interrupt])
+    assert len(whole.members) == 3
+    assert len(whole.table(over_seeds=True).rows) == 2
+
+
+@pytest.mark.slow
+def test_a_variable_that_make_trainer_reads_may_change():
+    width = 4
+
+    def made_here(rate):
+        return training.supervised(
+            layers.serial(layers.dense(width), layers.dense(3)), losses.softmax_cross_entropy, optax.sgd(rate * factor)
+        )
+
+    factor = 1.0
+    first = sweep(made_here, [0.1, 0.2], epochs=1)
+    width = 7
+    second = sweep(made_here, [0.1, 0.2], epochs=1)
+    assert [s.state.params["dense_0"]["kernel"].shape[-1] for s in (first, second)] == [4, 7]
+    factor = 0.0
+    third = sweep(made_here, [0.1, 0.2], epochs=1)
+    assert (third.history["validation_loss"] != second.history["validation_loss"]).all()
+
+
 def test_events_hold_all_members():
     events = []
     sweep(plain, jnp.array([0.1, 0.2]), epochs=2, every=1, observers=[events.append])
@@ -333,6 +373,18 @@ def test_seeds_of_a_point_may_be_one_row(found):
     assert " ± " in repr(table)
 
 
+def test_what_is_not_finite_comes_last():
+    columns = {
+        "loss": np.array([[-np.inf], [0.5], [np.nan], [0.2]]),
+        "accuracy": np.array([[np.inf], [0.5], [1.0], [0.2]]),
+    }
+    result = training.Result({"w": np.arange(4)}, columns)
+    whole = training.Sweep(np.array([1.0, 1.0, 2.0, 2.0]), np.array([0, 1, 0, 1]), np.arange(4), result, 2)
+    assert whole.best("loss").result.state["w"] == 3
+    assert whole.best("accuracy", "max").result.state["w"] == 2
+    assert [row[0] for row in whole.table("accuracy", "max", over_seeds=True).rows] == [2.0, 1.0]
+
+
 def test_records_refuse_what_they_do_not_hold(found):
     _, whole = found
     with pytest.raises(ValueError, match=r"sweep: expected a column of the history, .*loss.*got 'lost'; choose one"):
@@ -380,6 +432,13 @@ def branching(rate):
         (plain, [0.1], {"seeds": 0}, ValueError, "seeds of at least 1"),
         (plain, [0.1], {"seeds": [1, 1]}, ValueError, r"different seeds, at least one, got \[1, 1\]"),
         (plain, [0.1], {"seeds": [-1]}, ValueError, "seeds of at least 0"),
+        (plain, [0.1], {"seeds": [0, 2**32]}, ValueError, r"seeds below 2\*\*32, got 4294967296"),
+        (plain, [0.1], {"seeds": [0.5]}, TypeError, "seeds as a whole number, got float"),
+        (plain, [0.1], {"seeds": "12"}, TypeError, "seeds as whole numbers, got '12'"),
+        (plain, [[0.1], [0.2, 0.3]], {}, ValueError, "the values of one shape, got a ragged list"),
+        (plain, [0.1 + 1j], {}, TypeError, "the values as numbers, got complex"),
+        (made, {"seed": [0.1]}, {}, TypeError, "names of hyperparameters, got 'seed'; for seeds there is"),
+        (made, {0: [0.1], "rate": [0.1]}, {}, TypeError, "names of hyperparameters, got 0"),
         (plain(0.1), [0.1], {}, TypeError, "a function that makes a trainer, got Trainer; pass a function"),
         (lambda h: 3, [0.1], {}, TypeError, "sweep: expected a Trainer, got int"),
         (plain, [0.1], {"observers": print}, TypeError, "observers in a list, got a function"),

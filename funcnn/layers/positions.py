@@ -66,7 +66,7 @@ def sinusoidal_positions(*, base: float = 10000.0, cache: bool = False) -> Layer
         positions, state = _positions(state, x.shape[1], training)
         return x + table(positions, x.shape[-1]).astype(x.dtype)[None], state
 
-    return array_layer(init, apply, "sinusoidal_positions", state=tuple(_start(cache)))
+    return array_layer(init, apply, "sinusoidal_positions", (), tuple(_start(cache)))
 
 
 def learned_positions(length: int, *, cache: bool = False, embedding_init: Initializer = normal(0.02)) -> Layer:

@@ -7,6 +7,7 @@ import jax
 
 from funcnn import checks
 
+_OPTIONS = "--xla_backend_extra_options"
 _FLAG = "xla_cpu_small_while_loop_byte_threshold"
 
 
@@ -46,8 +47,20 @@ def fuse_small_loops(byte_threshold: int = 100_000) -> None:
     except RuntimeError:
         fix = "call it at the beginning of the program, before any array or key is made"
         checks.fail("fuse_small_loops", "a JAX that has not started", "one that has", fix, RuntimeError)
-    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if _FLAG not in flag]
-    os.environ["XLA_FLAGS"] = " ".join([*flags, f"--xla_backend_extra_options={_FLAG}={byte_threshold}"])
+    os.environ["XLA_FLAGS"] = _with_threshold(os.environ.get("XLA_FLAGS", ""), byte_threshold)
+
+
+def _with_threshold(given: str, byte_threshold: int) -> str:
+    """The flags with this one, the others as they were; it is one of several in a list of options."""
+    flags: list[str] = []
+    options: list[str] = []
+    for flag in given.split():
+        name, _, value = flag.partition("=")
+        if name == _OPTIONS:
+            options += [option for option in value.split(",") if option.partition("=")[0] != _FLAG]
+        else:
+            flags.append(flag)
+    return " ".join([*flags, f"{_OPTIONS}={','.join([*options, f'{_FLAG}={byte_threshold}'])}"])
 
 
 def fuses_small_loops() -> bool:

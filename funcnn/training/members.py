@@ -64,7 +64,7 @@ class Members(NamedTuple):
                 seen = np.arange(plan.epochs)[None] < reached[:, None]
                 values = np.where(seen.reshape(*seen.shape, *(1,) * (values.ndim - 2)), values, np.nan)
             history[name] = values
-        if stopped is not None:
+        if stopped is not None or rows < plan.epochs:
             history["epochs_run"] = reached.astype(np.int32)
         return Result(carry.state, history, best_of(carry))
 

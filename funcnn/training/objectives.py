@@ -108,6 +108,9 @@ def auxiliary_losses(model_state: Tree) -> list[Any]:
 
 def _expect_losses_of(losses: Any, outputs: Any, targets: Any) -> None:
     """Raise where a loss was reduced to a scalar, or where two shapes were broadcast to a third."""
+    if isinstance(losses, dict):
+        fix = "for several terms write an Objective, whose loss returns a dict of them"
+        checks.fail("supervised", "an array of losses", f"a dict with {sorted(losses)}", fix, TypeError)
     fix = "return one loss for each example; the trainer takes the mean"
     if jnp.ndim(losses) == 0:
         checks.fail("supervised", "losses with a leading axis of examples", "a scalar", fix)

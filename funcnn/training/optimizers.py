@@ -85,6 +85,8 @@ class Averaged(NamedTuple):
 def averaged(optimizer: optax.GradientTransformation, decay: Any = 0.999) -> optax.GradientTransformation:
     """The optimizer, with an exponential moving average of the params beside them, to evaluate with.
 
+    It goes around the whole optimizer: inside of ``optax.chain`` it would not see what comes behind it.
+
     Formula: ``average <- decay * average + (1 - decay) * params`` after each step, beginning with the initial params
 
     Args:

@@ -1,6 +1,9 @@
 """What can be known of a sweep before anything is compiled, from the jaxpr of one step."""
 
+import functools
+import hashlib
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,22 +34,42 @@ def concrete_trainer(make_trainer: Any, first: Any) -> Trainer:
 def step_of(make_trainer: Callable[[Any], Trainer], first: Any, run: Driver, state: TrainState | None) -> Any:
     """The jaxpr of a beginning and one step of a member with traced hyperparameters.
 
-    What decides shapes or is branched on raises here, and what nothing reads.
+    What decides shapes or is branched on raises here, and what nothing reads. It is traced anew at each call.
     """
-    given = run.plan, run.arrays, run.held_out, jax.random.key(0), state
+    given = run.arrays, run.held_out, jax.random.key(0), state
     try:
-        jaxpr = _beginning.trace(make_trainer, given[0], first, *given[1:]).jaxpr.jaxpr
+        jaxpr = jax.make_jaxpr(lambda h, *rest: _begun(make_trainer, run.plan, h, *rest))(first, *given)
     except (TypeError, jax.errors.JAXTypeError) as error:
         # With numbers that are known it goes through: then it is the tracers that do not.
         known = jax.tree.map(lambda a: np.asarray(a)[()], first)
-        jax.eval_shape(lambda *args: _begun(make_trainer, given[0], known, *args), *given[1:])
+        jax.eval_shape(lambda *args: _begun(make_trainer, run.plan, known, *args), *given)
         raise TypeError(
             "sweep: expected hyperparameters that are computed with, got one that decides a shape or a branch of the "
             "program; sweep over it in a loop, one sweep for each value, or write the branch with jnp.where "
             f"({str(error).splitlines()[0]})"
         ) from error
-    _expect_read(first, jaxpr)
+    _expect_read(first, jaxpr.jaxpr)
     return jaxpr
+
+
+def same_maker(make_trainer: Callable[[Any], Trainer], jaxpr: Any) -> Callable[[Any], Trainer]:
+    """``make_trainer`` under a name that depends on what it does, by which compiled programs are found again.
+
+    By itself it would be found again also where a variable that it reads has another value by now.
+    """
+    text = re.sub(r"0x[0-9a-f]+", "", str(jaxpr.jaxpr))  # the places of functions in memory
+    digest = hashlib.sha256(text.encode())
+    for constant in jaxpr.consts:
+        # Of a key the bits; else the bytes.
+        is_key = jnp.issubdtype(constant.dtype, jax.dtypes.prng_key)
+        digest.update(np.asarray(jax.random.key_data(constant) if is_key else constant).tobytes())
+    return _maker(make_trainer, digest.hexdigest())
+
+
+@functools.lru_cache(maxsize=64)
+def _maker(make_trainer: Callable[[Any], Trainer], digest: str) -> Callable[[Any], Trainer]:
+    del digest
+    return lambda h: make_trainer(h)
 
 
 def _begun(
@@ -56,10 +79,6 @@ def _begun(
     carry = program.start(key, state)
     carry = program.step(carry, jnp.int32(0), jnp.int32(0), plan.batch_size)
     return carry.state, program.row(carry)
-
-
-# Traced and never compiled; what was traced once is not traced again.
-_beginning = jax.jit(_begun, static_argnums=(0, 1))
 
 
 def _expect_read(first: Any, jaxpr: Any) -> None:

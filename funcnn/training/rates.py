@@ -72,7 +72,13 @@ def find_learning_rate(
     batch_size = checks.expect_count(where, "batch_size", batch_size)
     if callable(data):
         checks.fail(where, "data as arrays", "a function", "draw a few thousand examples from it", TypeError)
-    trainer = make_trainer(lambda count: low * (high / low) ** (count / (steps - 1)))
+    asked: list[Any] = []
+
+    def schedule(step: Any) -> Any:
+        asked.append(step)
+        return low * (high / low) ** (step / (steps - 1))
+
+    trainer = make_trainer(schedule)
     given = prepared(
         where,
         trainer,
@@ -100,20 +106,28 @@ def find_learning_rate(
         return run(trainer, draw, key=key, steps=steps).history["loss"]
 
     found = np.asarray(tested(key, given.arrays), np.float64)
+    if not asked:
+        fix = "give it to the optimizer: optax.adam(rate)"
+        checks.fail(where, "a make_trainer(rate) that uses the rate", "one that does not", fix)
     rates = low * (high / low) ** (np.arange(steps) / (steps - 1))
     return _suggested(where, rates, found)
 
 
 # Of a batch the loss is mostly noise. So each is averaged with those before and behind it: only with those before it
-# the curve would lag behind the rate.
-_WINDOW = np.concatenate([np.arange(1, 9), np.arange(9, 0, -1)])
+# the curve would lag behind the rate. The window is a part of the decades, whatever the number of steps.
+_PART = 18
 
 
 def _suggested(where: str, rates: Any, losses: Any) -> RateRange:
     finite = np.isfinite(losses)
+    if not finite[:2].all():
+        fix = "begin with a smaller low, or look at the loss and the data"
+        checks.fail(where, "a finite loss at the first rates", str(losses[0]), fix)
     end = len(losses) if finite.all() else int(np.argmin(finite))
     smoothed = np.full(len(losses), np.nan)
-    sums, counts = (np.convolve(a, _WINDOW)[8:][:end] for a in (losses[:end], np.ones(end)))
+    half = max(4, len(losses) // _PART)
+    window = np.concatenate([np.arange(1, half + 1), np.arange(half + 1, 0, -1)])
+    sums, counts = (np.convolve(a, window)[half:][:end] for a in (losses[:end], np.ones(end)))
     smoothed[:end] = sums / counts
     start = len(losses) // 10  # the first averages are of a few batches
     least = start + int(np.argmin(smoothed[start:end])) if end > start + 2 else start

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from funcnn import checks
 from funcnn.core import Tree
@@ -110,7 +111,7 @@ class Sweep(NamedTuple):
     seeds: Any
     keys: Any
     result: Result
-    monitor: Any = None
+    seeds_each: int = 1  # of a point of the grid
 
     @property
     def history(self) -> dict[str, Any]:
@@ -175,11 +176,11 @@ class Sweep(NamedTuple):
                 for i in order
             ]
             return Table(columns, tuple(rows))
-        count = len(set(self.seeds.tolist()))
-        points = np.arange(len(self.seeds)).reshape(-1, count)
-        means = {n: np.nanmean(numbers[n][points], axis=1) for n in names}
+        starts = range(0, len(self.seeds), self.seeds_each)
+        points = [np.arange(i, min(i + self.seeds_each, len(self.seeds))) for i in starts]  # the last may be cut off
         if by is not None:
-            points = points[_sorted(means[by], mode_of("sweep", by, mode))]
+            means = np.array([numbers[by][p].mean() for p in points])
+            points = [points[i] for i in _sorted(means, mode_of("sweep", by, mode))]
         columns = (*cells, *(part for n in names for part in (n, _SPREAD + n)))
         rows = [(*(cells[n][p[0]] for n in cells), *(v for n in names for v in _spread(numbers[n][p]))) for p in points]
         return Table(columns, tuple(rows))
@@ -194,13 +195,14 @@ class Sweep(NamedTuple):
 
 
 def _sorted(values: Any, mode: str) -> Any:
-    """The order from the best to the worst, what is no number at the end."""
-    keyed = np.where(np.isnan(values), np.inf, values if mode == "min" else -values)
+    """The order from the best to the worst, what is not finite at the end."""
+    keyed = np.where(np.isfinite(values), values if mode == "min" else -values, np.inf)
     return np.argsort(keyed, kind="stable")
 
 
 def _spread(values: Any) -> tuple[float, float]:
-    return float(np.mean(values)), float(np.std(values, ddof=1) if len(values) > 1 else 0.0)
+    with np.errstate(invalid="ignore"):  # of infinite ones there is no deviation
+        return float(np.mean(values)), float(np.std(values, ddof=1) if len(values) > 1 else 0.0)
 
 
 def _entry(grid: Any, i: int) -> Any:
@@ -227,8 +229,16 @@ def joined(results: Sequence[Result], count: int) -> Result:
         return whole(parts)[:count]
 
     state, best = jax.tree.map(leaf, *((r.state, r.best) for r in results))
-    history = {name: leaf(*(r.history[name] for r in results)) for name in results[0].history}
+    histories = [r.history for r in results]
+    if any("epochs_run" in history for history in histories):  # in a group that was ended, and not in those before
+        histories = [history if "epochs_run" in history else _whole(history) for history in histories]
+    history = {name: leaf(*(history[name] for history in histories)) for name in histories[0]}
     return Result(state, history, best)
+
+
+def _whole(history: dict[str, Any]) -> dict[str, Any]:
+    column = next(iter(history.values()))
+    return history | {"epochs_run": np.full(len(column), column.shape[1], np.int32)}
 
 
 def expanded(grid: Tree, combine: str, seeds: Any) -> tuple[Tree, Any]:
@@ -238,6 +248,10 @@ def expanded(grid: Tree, combine: str, seeds: Any) -> tuple[Tree, Any]:
     named = grid if isinstance(grid, dict) else {"": grid}
     if not named:
         checks.fail("sweep", "a grid with a name or more", "an empty one", "to vary the seed alone pass jnp.zeros(1)")
+    for name in named:
+        if not isinstance(name, str) or name == "seed":
+            fix = "for seeds there is seeds=" if name == "seed" else "pass strings"
+            checks.fail("sweep", "names of hyperparameters", repr(name), fix, TypeError)
     columns = {name: _column(name, values) for name, values in named.items()}
     lengths = {name: len(values) for name, values in columns.items()}
     if combine == "zip" and len(set(lengths.values())) > 1:
@@ -254,10 +268,14 @@ def expanded(grid: Tree, combine: str, seeds: Any) -> tuple[Tree, Any]:
 
 
 def _seeds(seeds: Any) -> Any:
+    if isinstance(seeds, str):
+        checks.fail("sweep", "seeds as whole numbers", repr(seeds), "pass how many: seeds=8", TypeError)
     if isinstance(seeds, Sequence) or np.ndim(seeds) == 1:
-        given = [checks.expect_count("sweep", "seeds", int(seed), 0) for seed in np.asarray(seeds)]
+        given = [checks.expect_count("sweep", "seeds", seed, 0) for seed in seeds]
     else:
         given = list(range(checks.expect_count("sweep", "seeds", seeds)))
+    if any(seed >= 2**32 for seed in given):
+        checks.fail("sweep", "seeds below 2**32", str(max(given)), "they are folded into a key as 32 bits")
     if not given or len(set(given)) < len(given):
         checks.fail("sweep", "different seeds, at least one", str(given), "pass how many: seeds=8")
     return np.asarray(given)
@@ -268,8 +286,15 @@ def _column(name: str, values: Any) -> Any:
     if callable(values) or isinstance(values, (str, bytes, dict)):
         fix = "pass an array, such as jnp.logspace(-4, -1, 16)"
         checks.fail("sweep", f"{label} as an array", type(values).__name__, fix, TypeError)
-    column = np.asarray(values)
-    if not (np.issubdtype(column.dtype, np.number) or column.dtype == bool or jnp.issubdtype(column.dtype, np.inexact)):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values)):
+        fix = "inside jit, vmap or grad map training.run yourself"
+        checks.fail("sweep", f"{label} that are known", "a tracer", fix, TypeError)
+    try:
+        column = np.asarray(values)
+    except ValueError:
+        checks.fail("sweep", f"{label} of one shape", "a ragged list", "give each the same axes")
+    kinds = (np.bool_, np.integer, jnp.floating)
+    if not any(jnp.issubdtype(column.dtype, kind) for kind in kinds):
         fix = "sweep over what is no number in a loop of your own"
         checks.fail("sweep", f"{label} as numbers", str(column.dtype), fix, TypeError)
     if column.ndim == 0:

@@ -122,7 +122,8 @@ def exponential_decay_schedule(
     """
     where = "exponential_decay_schedule"
     _expect_steps(where, "transition_steps", transition_steps)
-    _expect_steps(where, "decay_rate", decay_rate)
+    if checks.is_concrete(decay_rate) and not checks.known(decay_rate) > 0:
+        checks.fail(where, "decay_rate above 0", str(decay_rate), "it is the factor of the value")
 
     def schedule(count: Any) -> Any:
         powers = _floating(count) / transition_steps

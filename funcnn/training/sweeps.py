@@ -15,7 +15,7 @@ from funcnn.training import progress as progresses
 from funcnn.training.driving import Driver, by_clock, by_count, prepared
 from funcnn.training.fitting import Observer, driven, expect_observers
 from funcnn.training.members import Members
-from funcnn.training.probes import concrete_trainer, fastest, step_of
+from funcnn.training.probes import concrete_trainer, fastest, same_maker, step_of
 from funcnn.training.records import Sweep, expanded, joined
 from funcnn.training.stopping import monitored
 from funcnn.training.trainers import Trainer, TrainState
@@ -117,7 +117,8 @@ def sweep(
         monitor=monitored("sweep", monitor, mode, patience, min_delta, keep_best),
     )
     jaxpr = step_of(make_trainer, first, run, state)
-    maker = Members(make_trainer, fastest(jaxpr, run.plan) if how == "auto" else how, values)
+    how = fastest(jaxpr.jaxpr, run.plan) if how == "auto" else how
+    maker = Members(same_maker(make_trainer, jaxpr), how, values)
     keys = jax.vmap(lambda s: jax.random.fold_in(key, s))(jnp.asarray(chosen, jnp.uint32))
     count, results = 0, []
     for part in _groups(maker, run, keys, state, max_bytes):
@@ -133,7 +134,7 @@ def sweep(
     named = {name: values[name] for name in grid} if isinstance(grid, dict) else {"": values}  # in the given order
     begun = {name: column[:count] for name, column in named.items()}
     begun = begun if isinstance(grid, dict) else begun[""]
-    return Sweep(begun, chosen[:count], keys[:count], joined(results, count), run.plan.monitor)
+    return Sweep(begun, chosen[:count], keys[:count], joined(results, count), len(set(chosen.tolist())))
 
 
 def _groups(maker: Members, run: Driver, keys: Any, state: TrainState | None, max_bytes: int | None) -> list[Any]:

@@ -154,7 +154,7 @@ def cross_validate(
     )
     numbers = datasets.folds(len(jax.tree.leaves(whole.arrays)[0]), folds, key=key, stratify=stratify)
     if how == "auto":
-        how = fastest(step_of(lambda h: trainer, {}, whole, None), whole.plan)
+        how = fastest(step_of(lambda h: trainer, {}, whole, None).jaxpr, whole.plan)
     parts = [_filled([np.flatnonzero((numbers == i) == held) for i in range(folds)]) for held in (False, True)]
     arrays = _weighted(where, whole.arrays) if any((w == 0).any() for _, w in parts) else whole.arrays
     is_weighted = arrays is not whole.arrays
