@@ -14,9 +14,10 @@ from funcnn.core import expect_key
 from funcnn.training import progress as progresses
 from funcnn.training.driving import Driver, by_clock, by_count, prepared
 from funcnn.training.fitting import Observer, driven, expect_observers
+from funcnn.training.grids import expanded
 from funcnn.training.members import Members
 from funcnn.training.probes import concrete_trainer, fastest, same_maker, step_of
-from funcnn.training.records import Sweep, expanded, joined
+from funcnn.training.records import Sweep, joined
 from funcnn.training.stopping import monitored
 from funcnn.training.trainers import Trainer, TrainState
 
