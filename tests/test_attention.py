@@ -70,6 +70,7 @@ def test_self_attention_is_its_formula(options):
     np.testing.assert_allclose(half.astype(np.float32), expected, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.slow
 def test_attention_in_float64_has_all_the_digits():
     """One of everything at once: grouped heads of a width of their own, rotary with its base, causal, and a mask."""
     options = {"key_value_heads": 2, "head_features": 6, "causal": True, "rotary": True, "rotary_base": 50.0}
@@ -331,6 +332,7 @@ def test_generation_is_a_scan_and_compiles_once(compilations):
     assert len(compilations) == before
 
 
+@pytest.mark.slow
 def test_the_cache_is_of_the_dtype_of_its_input_and_the_sequence_stays_in_its_own():
     layer, x = layers.attention(2, causal=True, cache=4), jnp.asarray(drawn(2, 4, 8), jnp.bfloat16)
     params, state = layer.init(KEY, x)

@@ -70,6 +70,7 @@ def test_remat_changes_no_number(options):
     np.testing.assert_allclose(again[1], plain[1], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_remat_keeps_the_root_of_the_steps():
     """Of ten thousand steps at once, a tenth of the memory at most."""
 

@@ -42,6 +42,7 @@ def test_each_event_is_a_line_and_a_second_run_adds_to_them(tmp_path):
     assert len(read(log)) == 6
 
 
+@pytest.mark.slow
 def test_a_sweep_has_a_list_of_its_members_and_null_for_what_is_no_number(tmp_path):
     log = tmp_path / "log.jsonl"
     training.sweep(plain, jnp.array([0.1, jnp.inf]), (X, Y), **OPTIONS, observers=[training.json_lines(log)])

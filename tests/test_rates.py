@@ -34,6 +34,7 @@ def test_the_suggestion_is_below_what_is_stable_and_not_far_below(found):
     assert "suggested" in repr(found)
 
 
+@pytest.mark.slow
 def test_what_is_suggested_trains_and_a_hundredth_of_it_hardly(found):
     last = [
         training.run(line(rate), (X, Y), key=KEY, epochs=20).history["loss"][-1]

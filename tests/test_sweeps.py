@@ -226,6 +226,7 @@ def test_the_best_state_of_a_member_is_that_of_its_best_epoch():
 # ---- groups ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["vmap", pytest.param("map", marks=pytest.mark.slow)])
 def test_members_that_do_not_fit_are_cut_into_groups(how):
     whole = sweep(plain, jnp.logspace(-3, -1, 7), how=how, epochs=2)
@@ -259,6 +260,7 @@ def test_a_member_that_goes_bad_harms_nobody(how):
         sweep(plain, jnp.array([1e38])).best("loss")
 
 
+@pytest.mark.slow
 def test_an_observer_may_end_it_and_what_was_not_run_is_nan():
     whole = sweep(how="map", every=1, observers=[lambda event: event.epoch == 2])
     assert np.isfinite(whole.history["loss"]).sum(axis=1).tolist() == [2] * 6

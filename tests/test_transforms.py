@@ -478,6 +478,7 @@ def test_stacked_weights_are_drawn_each_for_itself():
     assert len(np.unique(np.asarray(kernels).reshape(24, -1)[:, 0])) == 24
 
 
+@pytest.mark.slow
 def test_stacked_weights_have_an_update_each():
     adapted = layers.lora(STACKED, rank=2)
     params, state = jax.jit(adapted.init)(KEY, X)
@@ -495,6 +496,7 @@ def test_stacked_weights_have_an_update_each():
             close(whole[at], base[path][at] + updates[f"{path}/a"][at] @ updates[f"{path}/b"][at])
 
 
+@pytest.mark.slow
 def test_windows_that_are_stacked_have_an_update_each():
     image = jnp.asarray(RNG.normal(size=(2, 5, 5, 3)), jnp.float32)
     model = layers.repeat(layers.conv(3, 3, padding="SAME"), 4)
@@ -519,6 +521,7 @@ def test_stacked_weights_have_a_length_each():
     assert trees.select(deep, f"{DEEP}/scale")[f"{DEEP}/scale"].shape == (2, 3, 6)
 
 
+@pytest.mark.slow
 def test_stacked_weights_have_a_largest_singular_value_each():
     model = layers.spectral_norm(STACKED)
     params, state = jax.jit(model.init)(KEY, X)

@@ -90,6 +90,7 @@ def test_a_tree_that_cannot_be_weighed_needs_even_folds():
 # ---- the runs --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_fold_is_its_run():
     found = folded(20, how="map")
     assert_same_bytes(found.members[2].result, alone(found, 2, 20))
