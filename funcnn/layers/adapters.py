@@ -131,7 +131,7 @@ def merged(params: Tree) -> Tree:
         b = b.reshape(*b.shape[:-2], *(1,) * (a.ndim - b.ndim), *b.shape[-2:])
         return weight + jnp.matmul(a, b)
 
-    return jax.tree_util.tree_map_with_path(plain, merged(params["base"]))
+    return jax.tree_util.tree_map_with_path(plain, params["base"])
 
 
 def _expect_factors(path: str, whole: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...]) -> None:

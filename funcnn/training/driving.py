@@ -96,6 +96,11 @@ class Driver(NamedTuple):
     held_out: Tree
     members: Members | None = None
 
+    @property
+    def name(self) -> str:
+        """Who drives it; what is said of the run begins with it."""
+        return "fit" if self.members is None else "sweep"
+
     def start(self, key: Any, state: TrainState | None) -> Carry:
         """What is carried before the first step, made by one compiled program; of members, from a key for each."""
         if self.members is None:
@@ -110,7 +115,7 @@ class Driver(NamedTuple):
         if not all(checks.is_concrete(leaf) for leaf in jax.tree.leaves((good, carry.history))):
             # A tracer in the key, the data, or whatever the trainer was made from; under grad, good alone is a value.
             fix = "use training.run inside jit, vmap or grad: it is the same run as a pure function"
-            checks.fail("fit", "values, for it is driven from the host", "a tracer", fix, TypeError)
+            checks.fail(self.name, "values, for it is driven from the host", "a tracer", fix, TypeError)
         return carry, bool(good), report, row
 
     def chunks(self, carry: Carry, next_stop: Callable[[int, float], int]) -> Iterator[Chunk]:

@@ -187,7 +187,7 @@ def driven(run: Driver, carry: Carry, next_stop: Any, observers: list[Observer],
                     progresses.say(_why(run, chunk))
         except KeyboardInterrupt:
             is_whole = False
-            progresses.say(f"fit: interrupted; this is the result after {taken} of {run.plan.steps} steps")
+            progresses.say(f"{run.name}: interrupted; this is the result after {taken} of {run.plan.steps} steps")
     return run.result(carry, taken), is_whole
 
 
