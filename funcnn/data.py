@@ -62,6 +62,9 @@ def as_arrays(data: Tree, *, where: str = "data", minimum: int = 1, one_length: 
 def _array(where: str, leaf: Any) -> Any:
     if isinstance(leaf, jax.Array):
         return leaf
+    if isinstance(leaf, Iterator):
+        fix = "load it; or, for training.fit, make one stream of batches, zip(xs, ys)"
+        checks.fail(where, "an array", f"an iterator ({type(leaf).__name__})", fix, TypeError)
     if hasattr(leaf, "columns") and hasattr(leaf, "items"):
         return _canonical(where, _columns(where, leaf))
     if isinstance(leaf, np.ma.MaskedArray):

@@ -18,6 +18,7 @@ from funcnn.training.schedules import (
 )
 from funcnn.training.states import TrainState
 from funcnn.training.stepping import compiled_step
+from funcnn.training.streams import StreamError
 from funcnn.training.sweeps import sweep
 from funcnn.training.trainers import Trainer, supervised, trainer
 from funcnn.training.validating import CrossValidation, cross_validate
@@ -31,6 +32,7 @@ __all__ = [
     "Objective",
     "RateRange",
     "Result",
+    "StreamError",
     "Sweep",
     "Table",
     "TrainState",

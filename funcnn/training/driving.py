@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnn import checks
-from funcnn.core import Tree, expect_key
+from funcnn.core import Tree
+from funcnn.training.looks import Looks
 from funcnn.training.members import Members, last_row
-from funcnn.training.plans import Plan, planned, validation_arrays
+from funcnn.training.plans import Plan
 from funcnn.training.programs import Carry, Program, advance
 from funcnn.training.runs import Result, best_of, ordered
-from funcnn.training.stopping import Monitor
-from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_trainer
-from funcnn.training.values import expect_values
+from funcnn.training.sources import length_of
+from funcnn.training.streams import Buffer, Piece, Reader, StreamError
+from funcnn.training.trainers import Trainer, TrainState
 
 
 class Event(NamedTuple):
@@ -77,13 +78,35 @@ def _advance(
 # ---- chunks ----------------------------------------------------------------------------------------------------------
 
 
+class Span(NamedTuple):
+    """Steps whose data are on the device: all of a run, or a piece of a stream.
+
+    Steps are numbered from 0, with a gap behind each epoch whose length was not known before; ``taken`` is how many
+    there were.
+    """
+
+    plan: Plan
+    arrays: Tree
+    first: int
+    stop: int
+    taken: int = 0
+    piece: Piece | None = None
+
+    @property
+    def ends(self) -> bool:
+        """Whether an epoch ends here, as only now is known."""
+        return self.piece is not None and self.piece.ends
+
+
 class Chunk(NamedTuple):
     """A run after some of its steps."""
 
-    step: int
+    number: int  # of the next step
+    step: int  # how many were taken
     carry: Carry
     report: dict[str, Any]
     row: dict[str, Any]
+    is_look: bool = True  # whether the host wanted to see this
     stopped: bool = False  # whether the run ended here, by its patience
 
 
@@ -95,11 +118,32 @@ class Driver(NamedTuple):
     arrays: Tree
     held_out: Tree
     members: Members | None = None
+    reader: Reader | None = None
 
     @property
     def name(self) -> str:
         """Who drives it; what is said of the run begins with it."""
         return "fit" if self.members is None else "sweep"
+
+    @property
+    def total(self) -> int | None:
+        """How many steps there will be, as far as that is known."""
+        if self.reader is None or self.reader.passes is None:
+            return self.plan.steps
+        length = length_of(self.reader.source)
+        return None if length is None else length * self.reader.passes
+
+    def close(self) -> None:
+        """End what reads ahead."""
+        if self.reader is not None:
+            self.reader.close()
+
+    def again(self) -> "Driver":
+        """The same run from its beginning, of which a stream has been read before."""
+        if self.reader is None:
+            return self
+        reader = Reader(self.reader.where, self.reader.source, self.reader.passes, self.reader.total)
+        return self._replace(arrays=reader.begin()[0], reader=reader)
 
     def start(self, key: Any, state: TrainState | None) -> Carry:
         """What is carried before the first step, made by one compiled program; of members, from a key for each."""
@@ -107,9 +151,11 @@ class Driver(NamedTuple):
             return _start(self.trainer, self.plan, self.arrays, self.held_out, key, state)
         return self.members.start(self.plan, self.arrays, self.held_out, key, state)
 
-    def advanced(self, carry: Carry, first: int, stop: int) -> tuple[Carry, bool, dict[str, Any], dict[str, Any]]:
+    def advanced(
+        self, carry: Carry, first: int, stop: int, span: Span
+    ) -> tuple[Carry, bool, dict[str, Any], dict[str, Any]]:
         """A chunk, with what ``_advance`` says of it; this waits for it."""
-        given = self.plan, self.arrays, self.held_out, carry, np.int32(first), np.int32(stop)
+        given = span.plan, span.arrays, self.held_out, carry, np.int32(first), np.int32(stop)
         advance_all = functools.partial(_advance, self.trainer) if self.members is None else self.members.advance
         carry, good, report, row = advance_all(*given)
         if not all(checks.is_concrete(leaf) for leaf in jax.tree.leaves((good, carry.history))):
@@ -118,49 +164,101 @@ class Driver(NamedTuple):
             checks.fail(self.name, "values, for it is driven from the host", "a tracer", fix, TypeError)
         return carry, bool(good), report, row
 
-    def chunks(self, carry: Carry, next_stop: Callable[[int, float], int]) -> Iterator[Chunk]:
-        """The run in chunks; ``next_stop(step, seconds of the last chunk)`` says where each one ends."""
-        # The first call compiles and runs no step, so that what is timed is the running.
-        _, _, report, row = self.advanced(carry, 0, 0)
-        first, seconds = 0, 0.0
-        while first < self.plan.steps:
-            stop = min(max(next_stop(first, seconds), first + 1), self.plan.steps)
-            begin = time.perf_counter()
-            after, good, report, row = self.advanced(carry, first, stop)
-            if self.plan.stops_at_nonfinite and not good:
-                raise self.nonfinite(carry, first, stop)
-            seconds = time.perf_counter() - begin
-            epochs_run = _epochs_run(after)
-            if epochs_run >= 0:
-                stop = min(epochs_run * self.plan.epoch_steps, self.plan.steps)
-            if not first:
-                _expect_counted(int(np.max(after.state.step)) - int(np.max(carry.start)), stop)
-            carry, first = after, self.plan.steps if epochs_run >= 0 else stop
-            yield Chunk(stop, carry, report, row, epochs_run >= 0)
+    def spans(self) -> Iterator[Span]:
+        """The run in parts whose data are at hand together."""
+        if self.reader is None:
+            yield Span(self.plan, self.arrays, 0, self.plan.steps)
+            return
+        plan, arrays, number, taken = self.plan, self.arrays, 0, 0
+        for piece in self.reader:
+            stop = number + piece.size
+            if piece.size:
+                arrays, plan = piece.batches, self.plan._replace(is_rest=piece.is_rest)
+            last = stop if piece.ends or stop == self.plan.steps else -1
+            yield Span(plan, Buffer(arrays, np.int32(number), np.int32(last)), number, stop, taken, piece)
+            taken += piece.size
+            number = (number // plan.epoch_steps + 1) * plan.epoch_steps if piece.ends else stop
 
-    def nonfinite(self, carry: Carry, first: int, stop: int) -> NonFiniteError:
+    def chunks(self, carry: Carry, next_look: Looks) -> Iterator[Chunk]:
+        """The run in chunks, each up to the next look or to the end of the data at hand."""
+        look, begin = -1, 0.0
+        for span in self.spans():
+            if look < 0:
+                # The first call compiles and runs no step, so that what is timed is the running.
+                self.advanced(carry, 0, 0, span)
+                look, begin = next_look(0, 0, 0.0), time.perf_counter()
+            first = span.first
+            while first < span.stop:
+                stop = min(max(look, first + 1), span.stop)
+                chunk = self.chunk(span, carry, first, stop)
+                carry, first = chunk.carry, stop
+                if look % self.plan.epoch_steps:
+                    look += chunk.number - stop  # so many steps on, whatever numbers were left out
+                is_look = chunk.stopped or chunk.number >= min(look, self.plan.steps)
+                seconds = time.perf_counter() - begin if is_look else 0.0
+                yield chunk._replace(is_look=is_look)
+                if chunk.stopped:
+                    return
+                if is_look:
+                    look, begin = next_look(chunk.number, chunk.step, seconds), time.perf_counter()
+            if span.piece is not None and span.piece.error is not None:
+                raise self.broken(span, carry, span.piece.error)
+
+    def chunk(self, span: Span, carry: Carry, first: int, stop: int) -> Chunk:
+        """The run after the steps from ``first`` to ``stop``."""
+        after, good, report, row = self.advanced(carry, first, stop, span)
+        if self.plan.stops_at_nonfinite and not good:
+            raise self.nonfinite(carry, first, stop, span)
+        size, epochs_run = self.plan.epoch_steps, _epochs_run(after)
+        number = (stop // size + 1) * size if span.ends and stop == span.stop else stop
+        if epochs_run >= 0:
+            number = min(epochs_run * size, self.plan.steps)
+        step = span.taken + min(stop, number) - span.first
+        if not first:
+            _expect_counted(int(np.max(after.state.step)) - int(np.max(carry.start)), step)
+        self._note(span, step)
+        return Chunk(number, step, after, report, row, stopped=epochs_run >= 0)
+
+    def _note(self, span: Span, step: int) -> None:
+        """Tell the reader which batch was the last one that was trained on."""
+        if self.reader is not None and span.piece is not None and step > span.taken:
+            self.reader.trained(span.piece.positions[step - span.taken - 1])
+
+    def broken(self, span: Span, carry: Carry, error: BaseException) -> StreamError:
+        """The error of a stream that broke off: all that came before it has been trained on."""
+        step = span.taken + span.stop - span.first
+        message = str(error)
+        if not message.startswith(f"{self.name}: "):
+            message = f"{self.name}: expected another batch, got {error!r} from the stream after {step}"
+        message += f"; the .result of this error holds the state after {step} steps"
+        failure = StreamError(message, self.result(carry, span.stop), step)
+        failure.__cause__ = error
+        return failure
+
+    def nonfinite(self, carry: Carry, first: int, stop: int, span: Span) -> NonFiniteError:
         """The error of a chunk that went bad: its steps are run again, exactly, up to the last good state."""
-        bad_step = int(self.advanced(carry, first, stop)[0].first_bad_step)
+        bad_step = int(self.advanced(carry, first, stop, span)[0].first_bad_step)
         good, bad = first, stop if bad_step < 0 else bad_step + 1
         while bad - good > 1:
             middle = (good + bad) // 2
-            good, bad = (middle, bad) if self.advanced(carry, first, middle)[1] else (good, middle)
-        after = self.advanced(carry, first, good)[0]
-        epoch = good // self.plan.epoch_steps + 1
+            good, bad = (middle, bad) if self.advanced(carry, first, middle, span)[1] else (good, middle)
+        after = self.advanced(carry, first, good, span)[0]
+        epoch, step = good // self.plan.epoch_steps + 1, span.taken + good - span.first
+        self._note(span, step)
         got = (
             "a loss that is NaN or infinite" if bad_step == good else "an update that made a parameter NaN or infinite"
         )
         message = (
             f"fit: expected finite numbers, got {got} in epoch {epoch} of {self.plan.epochs}, "
-            f"step {good} (counted from 0); "
+            f"step {step} (counted from 0); "
             f"lower the learning rate, or clip the gradient with optax.clip_by_global_norm; "
-            f"the .result of this error holds the last good state, after {good} steps"
+            f"the .result of this error holds the last good state, after {step} steps"
         )
-        return NonFiniteError(message, self.result(after, good), epoch, good)
+        return NonFiniteError(message, self.result(after, good), epoch, step)
 
-    def result(self, carry: Carry, step: int) -> Result:
-        """The result after ``step`` steps: the history of the epochs that were ended."""
-        rows = self.plan.epochs if step == self.plan.steps else step // self.plan.epoch_steps
+    def result(self, carry: Carry, number: int) -> Result:
+        """The result before the step of this number: the history of the epochs that were ended."""
+        rows = self.plan.epochs if number == self.plan.steps else number // self.plan.epoch_steps
         if self.members is not None:
             return self.members.result(self.plan, carry, rows)
         history: dict[str, Any] = {name: np.asarray(carry.history[name])[:rows] for name in ordered(carry.history)}
@@ -170,10 +268,10 @@ class Driver(NamedTuple):
 
     def event(self, chunk: Chunk) -> Event:
         """What an observer sees of a chunk."""
-        ended = chunk.step % self.plan.epoch_steps == 0 or chunk.step == self.plan.steps
+        ended = chunk.number % self.plan.epoch_steps == 0 or chunk.number == self.plan.steps
         row = jax.device_get(chunk.row if ended else chunk.report)
         metrics = {name: _number(row[name]) for name in ordered(row)}
-        return Event(-(-chunk.step // self.plan.epoch_steps), chunk.step, chunk.carry.state, metrics)
+        return Event(-(-chunk.number // self.plan.epoch_steps), chunk.step, chunk.carry.state, metrics)
 
 
 def _epochs_run(carry: Carry) -> int:
@@ -190,68 +288,3 @@ def _expect_counted(found: int, taken: int) -> None:
 
 def _number(value: Any) -> Any:
     return value.item() if np.ndim(value) == 0 else value
-
-
-# The host looks up about five times a second: often enough for a person, seldom enough to cost nothing.
-_SECONDS = 0.2
-_GROWTH = 32
-
-
-def by_clock(seconds_each: float = _SECONDS) -> Callable[[int, float], int]:
-    """Chunks that take about so many seconds, from the time that the last one took."""
-    size, least = 1, 0.0
-
-    def next_stop(step: int, seconds: float) -> int:
-        nonlocal size, least
-        if step:
-            # The first chunk is one step: what it takes, a chunk of any size takes at least.
-            least = least or seconds
-            wanted = max(seconds_each, 2 * least)
-            size = max(1, min(size * _GROWTH, int(size * wanted / max(seconds, 1e-6))))
-        return step + size
-
-    return next_stop
-
-
-def by_count(count: int) -> Callable[[int, float], int]:
-    """Chunks that end after every so many steps."""
-    return lambda step, seconds: (step // count + 1) * count
-
-
-def prepared(
-    where: str,
-    trainer: Trainer,
-    data: Any,
-    validation: Any,
-    key: Any,
-    state: Any,
-    *,
-    epochs: int | None,
-    steps: int | None,
-    batch_size: int | None,
-    shuffle: bool,
-    drop_last: bool,
-    steps_per_epoch: int | None,
-    stops_at_nonfinite: bool,
-    monitor: Monitor | None,
-) -> Driver:
-    """A run before its beginning: every argument and every number checked, the data on the device."""
-    expect_key(where, key)
-    expect_trainer(where, trainer)
-    expect_state(where, state)
-    plan, arrays = planned(
-        data,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        drop_last=drop_last,
-        steps_per_epoch=steps_per_epoch,
-        shuffle=shuffle,
-        stops_at_nonfinite=stops_at_nonfinite,
-        monitor=monitor,
-        where=where,
-    )
-    held_out = validation_arrays(plan, validation, where)
-    expect_values(where, trainer, arrays, held_out, state)
-    arrays, held_out = jax.device_put((arrays, held_out))
-    return Driver(trainer, plan, arrays, held_out)

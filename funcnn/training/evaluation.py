@@ -1,5 +1,6 @@
 """What a trained model is worth, and what it says: ``evaluate`` and ``predict``."""
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,8 @@ from funcnn.core import Layer, Tree, expect_layer, shown
 from funcnn.training.objectives import predicted
 from funcnn.training.plans import expect_batch_size
 from funcnn.training.programs import evaluated
+from funcnn.training.sources import expect_end, is_stream
+from funcnn.training.streams import Reader
 from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_trainer
 from funcnn.training.values import expect_finite, expect_like, expect_values
 
@@ -35,11 +38,11 @@ def evaluate(trainer: Trainer, state: TrainState, data: Any, *, batch_size: int 
     Args:
         trainer: the trainer, for its loss and metrics.
         state: a ``TrainState``.
-        data: arrays of the form of the training data.
-        batch_size: examples to a batch; ``None`` takes all at once.
+        data: arrays of the form of the training data; or a stream, of which one pass is read.
+        batch_size: examples to a batch; ``None`` takes all at once. The batches of a stream are what they are.
 
     Raises:
-        TypeError, ValueError: as for ``fit``.
+        TypeError, ValueError: as for ``fit``; and what a stream raises.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -55,13 +58,42 @@ def evaluate(trainer: Trainer, state: TrainState, data: Any, *, batch_size: int 
         checks.fail("evaluate", "state as a TrainState", "None", "pass result.state", TypeError)
     expect_state("evaluate", state)
     batch_size = expect_batch_size("evaluate", batch_size)
+    if is_stream(data):
+        return _on_host(_streamed(trainer, state, data))
     arrays = datasets.as_arrays(data, where="evaluate", one_length=batch_size is not None)
     _expect_host("evaluate", (arrays, state), "trainer.report(trainer.evaluate(state, data))")
     expect_values("evaluate", trainer, arrays, None, state)
     report = _evaluated(trainer, state, arrays, batch_size)
     _expect_host("evaluate", report, "trainer.report(trainer.evaluate(state, data))")
-    report = jax.device_get(report)
-    return {name: value.item() if np.ndim(value) == 0 else value for name, value in report.items()}
+    return _on_host(report)
+
+
+def _on_host(report: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.item() if np.ndim(value) == 0 else value for name, value in jax.device_get(report).items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _added(trainer: Trainer, state: TrainState, sums: Any, batches: Tree, index: Any) -> Any:
+    info = trainer.evaluate(state, jax.tree.map(lambda a: a[index], batches))
+    return info if sums is None else jax.tree.map(jnp.add, sums, info)
+
+
+def _streamed(trainer: Trainer, state: TrainState, stream: Any) -> dict[str, Any]:
+    """The report over one pass of a stream."""
+    expect_end("evaluate", stream, 1)
+    with contextlib.closing(Reader("evaluate", stream, 1, None)) as reader:
+        first = jax.tree.map(lambda a: np.asarray(a[0]), reader.begin()[0].batches)
+        expect_values("evaluate", trainer, first, None, state)
+        made = jax.eval_shape(trainer.init, jax.random.key(0), first)
+        expect_like("evaluate", state[:2], made[:2], sizes=True)
+        sums = None
+        for piece in reader:
+            for index in range(piece.size):
+                sums = _added(trainer, state, sums, piece.batches, np.int32(index))
+            if piece.error is not None:
+                piece.error.add_note("evaluate: while the stream was read")
+                raise piece.error
+        return jax.jit(trainer.report)(sums)
 
 
 @functools.partial(jax.jit, static_argnums=0)

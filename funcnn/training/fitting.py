@@ -2,12 +2,15 @@
 
 import contextlib
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from funcnn import checks
 from funcnn.training import progress as progresses
-from funcnn.training.driving import Chunk, Driver, Event, by_clock, by_count, prepared
+from funcnn.training.driving import Chunk, Driver, Event
+from funcnn.training.looks import Looks, by_count, looks
+from funcnn.training.preparing import prepared
 from funcnn.training.programs import Carry
 from funcnn.training.runs import Result
 from funcnn.training.stopping import monitored
@@ -38,11 +41,12 @@ def steps(
 ) -> Iterator[Event]:
     """The lazy stream of a run: one ``Event`` after every step, or after every so many.
 
-    The arguments are those of ``run``, with ``every`` counted in steps. Arguments and data are checked at the call,
+    The arguments are those of ``fit``, with ``every`` counted in steps. Arguments and data are checked at the call,
     nothing is run before the first event is asked for, and nothing more than was asked for; an early stop ends it.
 
     Raises:
         NonFiniteError: a loss or a parameter became NaN or infinite.
+        StreamError: a stream of batches broke off.
 
     Example:
         >>> import itertools, jax, jax.numpy as jnp, optax
@@ -73,7 +77,9 @@ def steps(
         monitor=monitored("steps", monitor, mode, patience, min_delta, keep_best),
     )
     carry = run.start(key, state)
-    return (run.event(chunk) for chunk in run.chunks(carry, by_count(every)))
+    events = (run.event(chunk) for chunk in run.chunks(carry, by_count(every)) if chunk.is_look)
+    weakref.finalize(events, run.close)  # who goes through it may stop anywhere, and then forgets it
+    return events
 
 
 def fit(
@@ -104,10 +110,22 @@ def fit(
     It gives what ``run`` gives, bit for bit, on one machine and one set of versions. A second call with the same
     trainer and shapes compiles nothing. Ctrl-C ends it after the chunk under way, and returns the result up to there.
 
+    A stream of batches is read ahead, and moved to the device, by a thread, while the last batches are computed with.
+    It gives what arrays of the same batches give, bit for bit. Its batches have one size, except for smaller ones of
+    one other size, as at the end of a pass. Without ``steps_per_epoch``, an epoch is a pass.
+
     Args:
-        trainer: as for ``run``; so are ``data``, ``key``, ``epochs``, ``steps``, ``batch_size``, ``validation``,
-            ``state``, ``shuffle``, ``drop_last``, ``steps_per_epoch``, ``monitor``, ``mode``, ``patience``,
-            ``min_delta`` and ``keep_best``.
+        trainer: as for ``run``; so are ``key``, ``epochs``, ``validation``, ``state``, ``monitor``, ``mode``,
+            ``patience``, ``min_delta`` and ``keep_best``.
+        data: as for ``run``; or a stream: an iterable of batches, such as a Grain dataset or a PyTorch loader, or a
+            generator function, which is called for each pass. A Grain iterator stands where training ended,
+            afterwards, whatever was read ahead.
+        steps: as for ``run``; passes over a stream follow on one another.
+        batch_size: as for ``run``; the batches of a stream are what they are, and so is their order, for all of
+            ``shuffle`` and ``drop_last``.
+        shuffle: as for ``run``; so is ``drop_last``.
+        steps_per_epoch: where ``data`` is a function or a stream: how many steps make one row of the history. For a
+            function, and for a stream of unknown length that is counted in steps, 1 otherwise.
         progress: a bar on a terminal and in a notebook, lines elsewhere, both on standard error; ``False`` for none.
         every: epochs (steps, where the run is counted in steps) between two looks of the host; by the clock otherwise.
         observers: functions of an ``Event``, called at each look. One that returns ``True`` ends the run. One that
@@ -121,6 +139,8 @@ def fit(
 
     Raises:
         NonFiniteError: a number went bad; its ``result`` holds the last good state.
+        StreamError: a stream raised, ended too early, or gave a batch unlike the others; its ``result`` holds the state
+            after all batches before.
         TypeError, ValueError: before anything is compiled, on arguments, shapes and values that cannot be right.
 
     Example:
@@ -129,6 +149,12 @@ def fit(
         >>> x = jnp.linspace(-1, 1, 20)[:, None]
         >>> line = training.supervised(layers.dense(1), losses.squared_error, optax.sgd(0.3))
         >>> result = training.fit(line, (x, 3 * x + 1), key=jax.random.key(0), epochs=30, batch_size=5, progress=False)
+        >>> result.history["loss"].shape, round(result.state.params["kernel"].item(), 3)
+        ((30,), 3.0)
+        >>> def batches():
+        ...     for begin in range(0, 20, 5):
+        ...         yield x[begin:begin + 5], 3 * x[begin:begin + 5] + 1
+        >>> result = training.fit(line, batches, key=jax.random.key(0), epochs=30, progress=False)
         >>> result.history["loss"].shape, round(result.state.params["kernel"].item(), 3)
         ((30,), 3.0)
     """
@@ -151,11 +177,10 @@ def fit(
         stops_at_nonfinite=on_nonfinite == "raise",
         monitor=monitored("fit", monitor, mode, patience, min_delta, keep_best),
     )
-    carry = run.start(key, state)
-    next_stop = by_clock()
-    if every is not None:
-        next_stop = by_count(every * (run.plan.epoch_steps if steps is None else 1))
-    return driven(run, carry, next_stop, list(observers), progress)[0]
+    with contextlib.closing(run):
+        return driven(run, run.start(key, state), looks(every, run.plan.epoch_steps, steps), list(observers), progress)[
+            0
+        ]
 
 
 def expect_observers(where: str, observers: Any) -> None:
@@ -168,15 +193,17 @@ def expect_observers(where: str, observers: Any) -> None:
             checks.fail(where, "observers that are functions of an event", got, "pass functions", TypeError)
 
 
-def driven(run: Driver, carry: Carry, next_stop: Any, observers: list[Observer], progress: bool) -> tuple[Result, bool]:
+def driven(
+    run: Driver, carry: Carry, next_look: Looks, observers: list[Observer], progress: bool
+) -> tuple[Result, bool]:
     """The loop of ``fit``: a chunk, then everybody who wants to see it; and whether nobody broke it off."""
-    taken, is_whole = 0, True
+    taken, number, is_whole = 0, 0, True
     with contextlib.ExitStack() as stack:
         watching = [_named_progress(stack, run)] if progress else []
         try:
-            for chunk in run.chunks(carry, next_stop):
-                carry, taken = chunk.carry, chunk.step
-                if not watching and not observers:
+            for chunk in run.chunks(carry, next_look):
+                carry, taken, number = chunk.carry, chunk.step, chunk.number
+                if not chunk.is_look or (not watching and not observers):
                     continue
                 event = run.event(chunk)
                 _observed(watching, event)
@@ -187,8 +214,9 @@ def driven(run: Driver, carry: Carry, next_stop: Any, observers: list[Observer],
                     progresses.say(_why(run, chunk))
         except KeyboardInterrupt:
             is_whole = False
-            progresses.say(f"{run.name}: interrupted; this is the result after {taken} of {run.plan.steps} steps")
-    return run.result(carry, taken), is_whole
+            whole = "" if run.total is None else f" of {run.total}"
+            progresses.say(f"{run.name}: interrupted; this is the result after {taken}{whole} steps")
+    return run.result(carry, number), is_whole
 
 
 def _why(run: Driver, chunk: Chunk) -> str:
@@ -208,7 +236,7 @@ def _why(run: Driver, chunk: Chunk) -> str:
 
 def _named_progress(stack: contextlib.ExitStack, run: Driver) -> Observer:
     """Progress as an observer: whatever becomes of standard error, it does not cost anybody the run."""
-    show = stack.enter_context(progresses.shown(run.plan))
+    show = stack.enter_context(progresses.shown(run.plan.epochs, run.total))
 
     def progress(event: Event) -> None:
         show(event if run.members is None else event._replace(metrics=progresses.medians(event.metrics)))

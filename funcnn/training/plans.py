@@ -8,7 +8,12 @@ import jax
 from funcnn import checks
 from funcnn import data as datasets
 from funcnn.core import Tree
+from funcnn.training.sources import expect_end, is_stream, length_of
 from funcnn.training.stopping import Monitor
+from funcnn.training.streams import Buffer, Reader
+
+# What is given where nothing is said, which a stream need not have.
+_BATCH_SIZE = 32
 
 
 class Plan(NamedTuple):
@@ -22,10 +27,14 @@ class Plan(NamedTuple):
     shuffle: bool
     stops_at_nonfinite: bool
     monitor: Monitor | None = None
+    streams: bool = False  # whether the batches of a piece are at hand, and not all data
+    is_rest: bool = False  # whether this piece is the smaller last batch
 
     @property
     def full(self) -> int:
         """Steps with a whole batch in an epoch."""
+        if self.streams:
+            return 0 if self.is_rest else self.epoch_steps
         return min(self.epoch_steps, self.examples // self.batch_size) if self.batch_size else self.epoch_steps
 
     @property
@@ -58,10 +67,11 @@ def planned(
     where: str = "run",
 ) -> tuple[Plan, Tree]:
     """The plan of a run and its data as arrays, every argument checked."""
-    if (epochs is None) == (steps is None):
-        got = "neither" if epochs is None else f"epochs={epochs} and steps={steps}"
-        checks.fail(where, "either epochs or steps", got, "pass one of them")
+    _expect_one(where, epochs, steps)
     batch_size = expect_batch_size(where, batch_size)
+    if is_stream(data):
+        fix = "training.fit, training.steps and training.sweep take a stream; load it into arrays for all else"
+        checks.fail(where, "arrays, or a function of a key", f"a stream ({type(data).__name__})", fix, TypeError)
     if callable(data):
         source, arrays, examples, size = data, None, 0, 0
         epoch_steps = 1 if steps_per_epoch is None else checks.expect_count(where, "steps_per_epoch", steps_per_epoch)
@@ -74,15 +84,68 @@ def planned(
         examples = len(jax.tree.leaves(arrays)[0])
         size = 0 if batch_size is None or batch_size >= examples else batch_size
         epoch_steps = 1 if size == 0 else examples // size if drop_last else -(-examples // size)
+    total = _total(where, epochs, steps, epoch_steps)
+    return Plan(source, examples, size, epoch_steps, total, shuffle, stops_at_nonfinite, monitor), arrays
+
+
+def _total(where: str, epochs: int | None, steps: int | None, epoch_steps: int) -> int:
+    """The steps of the whole run."""
     if epochs is not None:
         total = checks.expect_count(where, "epochs", epochs) * epoch_steps
     else:
         total = checks.expect_count(where, "steps", steps)
     if total >= 2**31:
-        checks.fail(
-            where, "fewer than 2**31 steps in all", str(total), "train in several runs, each from the state of the last"
-        )
-    return Plan(source, examples, size, epoch_steps, total, shuffle, stops_at_nonfinite, monitor), arrays
+        fix = "train in several runs, each from the state of the last"
+        checks.fail(where, "fewer than 2**31 steps in all", str(total), fix)
+    return total
+
+
+def streamed(
+    stream: Any,
+    *,
+    epochs: int | None,
+    steps: int | None,
+    batch_size: int | None,
+    drop_last: bool,
+    steps_per_epoch: int | None,
+    stops_at_nonfinite: bool,
+    monitor: Monitor | None,
+    where: str,
+) -> tuple[Plan, Reader, Buffer]:
+    """The plan of a run on a stream, its reader, and the first batches.
+
+    Where an epoch is a pass, whose length shows at its end, the steps of a run are numbered with gaps: every epoch has
+    as many numbers as there is room for, and uses the first of them.
+    """
+    _expect_one(where, epochs, steps)
+    if drop_last:
+        fix = "leave it out where the stream is made"
+        checks.fail(where, "drop_last only where data are arrays", "a stream, whose batches are what they are", fix)
+    if epochs is not None and steps_per_epoch is None:
+        passes = checks.expect_count(where, "epochs", epochs)
+        expect_end(where, stream, passes)
+        epoch_steps = (2**31 - 1) // (passes + 1)
+        total, reader = passes * epoch_steps, Reader(where, stream, passes, None)
+    else:
+        per = length_of(stream) or 1 if steps_per_epoch is None else steps_per_epoch
+        epoch_steps = checks.expect_count(where, "steps_per_epoch", per)
+        total = _total(where, epochs, steps, epoch_steps)
+        reader = Reader(where, stream, None, total)
+    try:
+        buffer, size = reader.begin()
+        if batch_size not in (None, _BATCH_SIZE, size):
+            fix = "leave batch_size out, or make the batches of the stream of this size"
+            checks.fail(where, f"batches of batch_size={batch_size}", f"{size} in the first of the stream", fix)
+    except BaseException:
+        reader.close()
+        raise
+    return Plan(None, 0, size, epoch_steps, total, False, stops_at_nonfinite, monitor, True), reader, buffer
+
+
+def _expect_one(where: str, epochs: int | None, steps: int | None) -> None:
+    if (epochs is None) == (steps is None):
+        got = "neither" if epochs is None else f"epochs={epochs} and steps={steps}"
+        checks.fail(where, "either epochs or steps", got, "pass one of them")
 
 
 def validation_arrays(plan: Plan, validation: Any, where: str) -> Tree:

@@ -152,6 +152,8 @@ class Program(NamedTuple):
         axes = self.axes() if drawn and self.plan.draws else ()
         if self.plan.source:
             made = jax.eval_shape(self.plan.source, jax.random.key(0))
+        elif self.plan.streams:
+            made = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self.data.batches)
         else:
             made = spec(self.data)
             if self.plan.batch_size:
@@ -177,6 +179,9 @@ class Program(NamedTuple):
         if source:
             number = carry.start + row * plan.epoch_steps + i
             return self.each(lambda key: source(jax.random.fold_in(key, number)))(carry.shuffle_key)
+        if plan.streams:
+            at = row * plan.epoch_steps + i - self.data.base
+            return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, at, keepdims=False), self.data.batches)
         if not size:
             return self.data
         begin = i * plan.batch_size
@@ -237,8 +242,11 @@ class Program(NamedTuple):
             return end(self.step(carry, row, 0, plan.batch_size))
         carry = loops.when(first == 0, begun, carry)
         size = plan.batch_size
-        carry = loops.fold(lambda i, c: self.step(c, row, i, size), carry, first, _least(stop, plan.full))
-        if plan.full < plan.epoch_steps:
+        if plan.full:
+            carry = loops.fold(lambda i, c: self.step(c, row, i, size), carry, first, _least(stop, plan.full))
+        if plan.is_rest:
+            carry = _branch((stop > first) & (row >= 0), lambda c: self.step(c, row, first, size), carry)
+        elif plan.full < plan.epoch_steps:
             rest = plan.examples - plan.full * size
             carry = _branch((stop > plan.full) & (row >= 0), lambda c: self.step(c, row, plan.full, rest), carry)
         return loops.when(ends, end, carry)
@@ -283,9 +291,10 @@ def evaluated(trainer: Trainer, state: TrainState, data: Tree, batch_size: int |
 def advance(program: Program, carry: Carry, first: Any, stop: Any) -> Carry:
     """The steps from ``first`` to ``stop`` of a run, numbered from its beginning, up to one that is not finite."""
     size = program.plan.epoch_steps
+    last = program.data.last if program.plan.streams else program.plan.steps
 
     def body(row: Any, c: Carry) -> Carry:
         begin, end = jnp.maximum(first - row * size, 0), jnp.minimum(stop - row * size, size)
-        return program.epoch(DYNAMIC, c, row, begin, end, (end == size) | (row * size + end == program.plan.steps))
+        return program.epoch(DYNAMIC, c, row, begin, end, (end == size) | (row * size + end == last))
 
     return _while(body, carry, first // size, -(-stop // size))

@@ -10,30 +10,27 @@ from typing import Any
 import numpy as np
 
 from funcnn.training.driving import Event
-from funcnn.training.plans import Plan
 
 # A line at most so often, in seconds: a log that nobody watches should stay short.
 _LINE_SECONDS = 5.0
 
 
 @contextmanager
-def shown(plan: Plan) -> Generator[Callable[[Event], None], None, None]:
-    """A function that shows an event, in the way that standard error can."""
+def shown(epochs: int, total: int | None) -> Generator[Callable[[Event], None], None, None]:
+    """A function that shows an event, in the way that standard error can; ``total`` steps, where it is known."""
     if sys.stderr is None:  # a process without a console
         yield lambda event: None
         return
     from rich.console import Console
 
     console = Console(stderr=True)
-    if console.is_terminal or console.is_jupyter:
-        bar = _bar(plan, console)
-        try:
-            yield bar.__enter__()
-        finally:
-            with contextlib.suppress(OSError, ValueError):  # standard error is gone
-                bar.__exit__(None, None, None)
-    else:
-        yield _lines(plan)
+    is_bar = console.is_terminal or console.is_jupyter
+    shows = _bar(epochs, total, console) if is_bar else _lines(epochs, total)
+    try:
+        yield shows.__enter__()
+    finally:
+        with contextlib.suppress(OSError, ValueError):  # standard error is gone
+            shows.__exit__(None, None, None)
 
 
 def say(line: str) -> None:
@@ -55,30 +52,39 @@ def medians(metrics: dict[str, Any]) -> dict[str, Any]:
     return {f"median {name}": np.median(values) if len(values) else np.nan for name, values in finite.items()}
 
 
-def _lines(plan: Plan) -> Callable[[Event], None]:
+@contextmanager
+def _lines(epochs: int, total: int | None) -> Generator[Callable[[Event], None], None, None]:
     # The clock starts at the first look, so that what is left is not estimated from the time of compiling.
     begin: tuple[int, float] | None = None
-    last = 0.0
+    last, unseen = 0.0, None
+
+    def line(event: Event, begin: tuple[int, float]) -> None:
+        seconds = time.monotonic() - begin[1]
+        taken, left = f"{event.step}", ""
+        if total is not None:
+            taken = f"{event.step}/{total}"
+            left = f", {seconds / max(event.step - begin[0], 1) * max(total - event.step, 0):.1f} s left"
+        where = f"epoch {event.epoch}/{epochs}  step {taken}"
+        sys.stderr.write(f"{where}  {described(event.metrics)}  {seconds:.1f} s{left}\n")
+        sys.stderr.flush()
 
     def show(event: Event) -> None:
-        nonlocal begin, last
+        nonlocal begin, last, unseen
         now = time.monotonic()
         if begin is None:
             begin, last = (event.step, now), now
-        if now - last < _LINE_SECONDS and event.step < plan.steps:
-            return
-        last = now
-        seconds = now - begin[1]
-        left = seconds / max(event.step - begin[0], 1) * (plan.steps - event.step)
-        where = f"epoch {event.epoch}/{plan.epochs}  step {event.step}/{plan.steps}"
-        sys.stderr.write(f"{where}  {described(event.metrics)}  {seconds:.1f} s, {left:.1f} s left\n")
-        sys.stderr.flush()
+        unseen = event
+        if now - last >= _LINE_SECONDS or event.step == total:
+            last, unseen = now, None
+            line(event, begin)
 
-    return show
+    yield show
+    if unseen is not None and begin is not None:  # the end of a run whose length nobody knew, or an early one
+        line(unseen, begin)
 
 
 @contextmanager
-def _bar(plan: Plan, console: Any) -> Generator[Callable[[Event], None], None, None]:
+def _bar(epochs: int, total: int | None, console: Any) -> Generator[Callable[[Event], None], None, None]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
@@ -91,11 +97,11 @@ def _bar(plan: Plan, console: Any) -> Generator[Callable[[Event], None], None, N
         TextColumn("{task.fields[metrics]}", markup=False),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=plan.steps, epoch=0, epochs=plan.epochs, metrics="")
+        task = bar.add_task("", total=total, epoch=0, epochs=epochs, metrics="")
         yield lambda event: bar.update(
             task,
             completed=event.step,
             epoch=event.epoch,
             metrics=described(event.metrics),
-            refresh=event.step == plan.steps,
+            refresh=event.step == total,
         )

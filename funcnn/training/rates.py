@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from funcnn import checks
-from funcnn.training.driving import prepared
+from funcnn.training.preparing import prepared
 from funcnn.training.runs import run
 from funcnn.training.trainers import Trainer
 
@@ -94,6 +94,7 @@ def find_learning_rate(
         steps_per_epoch=None,
         stops_at_nonfinite=False,
         monitor=None,
+        takes_streams=False,
     )
     count = len(jax.tree.leaves(given.arrays)[0])
 

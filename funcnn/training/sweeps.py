@@ -1,5 +1,6 @@
 """``sweep``: many runs as one program, over hyperparameters and seeds."""
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -12,12 +13,15 @@ import numpy as np
 from funcnn import checks
 from funcnn.core import expect_key
 from funcnn.training import progress as progresses
-from funcnn.training.driving import Driver, by_clock, by_count, prepared
+from funcnn.training.driving import Driver
 from funcnn.training.fitting import Observer, driven, expect_observers
 from funcnn.training.grids import expanded
+from funcnn.training.looks import looks
 from funcnn.training.members import Members
+from funcnn.training.preparing import prepared
 from funcnn.training.probes import concrete_trainer, fastest, same_maker, step_of
 from funcnn.training.records import Sweep, joined
+from funcnn.training.sources import is_once
 from funcnn.training.stopping import monitored
 from funcnn.training.trainers import Trainer, TrainState
 
@@ -58,9 +62,10 @@ def sweep(
             the penalty, the schedule or the optimizer computes with can be swept, those that decide shapes cannot.
         grid: an array, of which ``make_trainer`` gets one entry, or a dict of arrays by name, of which it gets a dict
             of entries.
-        data: as for ``run``; so are ``epochs``, ``steps``, ``batch_size``, ``validation``, ``state`` (where every
-            member begins), ``shuffle``, ``drop_last``, ``steps_per_epoch``, and, for each member on its own,
-            ``monitor``, ``mode``, ``patience``, ``min_delta`` and ``keep_best``.
+        data: as for ``fit``; a stream is shared by all members.
+        epochs: as for ``run``; so are ``steps``, ``batch_size``, ``validation``, ``state`` (where every member begins),
+            ``shuffle``, ``drop_last``, ``steps_per_epoch``, and, for each member on its own, ``monitor``, ``mode``,
+            ``patience``, ``min_delta`` and ``keep_best``.
         key: the source of the keys of all members.
         seeds: how many, or which: whole numbers. The same seed has the same key at every point of the grid.
         combine: of a dict with several entries, ``"product"`` takes all combinations, ``"zip"`` the first of each, the
@@ -117,19 +122,24 @@ def sweep(
         stops_at_nonfinite=False,
         monitor=monitored("sweep", monitor, mode, patience, min_delta, keep_best),
     )
-    jaxpr = step_of(make_trainer, first, run, state)
-    how = fastest(jaxpr.jaxpr, run.plan) if how == "auto" else how
-    maker = Members(same_maker(make_trainer, jaxpr), how, values)
-    keys = jax.vmap(lambda s: jax.random.fold_in(key, s))(jnp.asarray(chosen, jnp.uint32))
     count, results = 0, []
-    for part in _groups(maker, run, keys, state, max_bytes):
-        group = run._replace(members=maker._replace(values=jax.tree.map(lambda a, p=part: a[p], values)))
-        chunks = by_clock() if every is None else by_count(every * (run.plan.epoch_steps if steps is None else 1))
-        result, is_whole = driven(group, group.start(keys[part], state), chunks, list(observers), progress)
-        results.append(result)
-        count = min(count + len(part), len(chosen))
-        if not is_whole:
-            break
+    with contextlib.ExitStack() as stack:
+        stack.callback(run.close)
+        jaxpr = step_of(make_trainer, first, run, state)
+        how = fastest(jaxpr.jaxpr, run.plan) if how == "auto" else how
+        maker = Members(same_maker(make_trainer, jaxpr), how, values)
+        keys = jax.vmap(lambda s: jax.random.fold_in(key, s))(jnp.asarray(chosen, jnp.uint32))
+        for part in _groups(maker, run, keys, state, max_bytes):
+            if count:
+                run = run.again()
+                stack.callback(run.close)
+            group = run._replace(members=maker._replace(values=jax.tree.map(lambda a, p=part: a[p], values)))
+            begun, next_look = group.start(keys[part], state), looks(every, run.plan.epoch_steps, steps)
+            result, is_whole = driven(group, begun, next_look, list(observers), progress)
+            results.append(result)
+            count = min(count + len(part), len(chosen))
+            if not is_whole:
+                break
     if count < len(chosen):
         progresses.say(f"sweep: {count} of {len(chosen)} members were begun; these are in the result")
     named = {name: values[name] for name in grid} if isinstance(grid, dict) else {"": values}  # in the given order
@@ -153,6 +163,10 @@ def _groups(maker: Members, run: Driver, keys: Any, state: TrainState | None, ma
             break
         # Members take equal parts of what the data leave, or about that: asked again, until it fits.
         size = math.ceil(count / max(math.ceil(count / size) + 1, math.ceil(count / max(1, size * limit // needed))))
+    if size < count and run.reader is not None and is_once(run.reader.source):
+        fix = "pass what can be iterated again, or allow more with max_bytes"
+        got = f"an iterator, gone after one pass, and members that do not fit in {limit:,} bytes together"
+        checks.fail("sweep", "a stream that is read once for each group of members", got, fix)
     padded = np.minimum(np.arange(math.ceil(count / size) * size), count - 1)
     return list(padded.reshape(-1, size))
 

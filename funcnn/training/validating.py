@@ -11,8 +11,8 @@ import numpy as np
 from funcnn import checks
 from funcnn import data as datasets
 from funcnn.core import Tree, expect_key
-from funcnn.training.driving import prepared
 from funcnn.training.objectives import unpacked
+from funcnn.training.preparing import prepared
 from funcnn.training.probes import fastest, step_of
 from funcnn.training.records import Member, Sweep, Table
 from funcnn.training.runs import Result, ordered, run
@@ -151,6 +151,7 @@ def cross_validate(
         steps_per_epoch=None,
         stops_at_nonfinite=False,
         monitor=monitored(where, *watching.values()),
+        takes_streams=False,
     )
     numbers = datasets.folds(len(jax.tree.leaves(whole.arrays)[0]), folds, key=key, stratify=stratify)
     if how == "auto":

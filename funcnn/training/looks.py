@@ -1,0 +1,43 @@
+"""When the host looks at a run that is under way."""
+
+from collections.abc import Callable
+
+Looks = Callable[[int, int, float], int]
+"""``(number, steps taken, seconds since the last look) -> the number at which to look next``."""
+
+# The host looks up about five times a second: often enough for a person, seldom enough to cost nothing.
+_SECONDS = 0.2
+_GROWTH = 32
+
+
+def by_clock(seconds_each: float = _SECONDS) -> Looks:
+    """A look after about so many seconds, from the time that the last one took."""
+    size, least = 1, 0.0
+
+    def next_look(number: int, step: int, seconds: float) -> int:
+        nonlocal size, least
+        if step:
+            # The first chunk is one step: what it takes, a chunk of any size takes at least.
+            least = least or seconds
+            wanted = max(seconds_each, 2 * least)
+            size = max(1, min(size * _GROWTH, int(size * wanted / max(seconds, 1e-6))))
+        return number + size
+
+    return next_look
+
+
+def by_count(count: int) -> Looks:
+    """A look after every so many steps."""
+    return lambda number, step, seconds: number + count - step % count
+
+
+def by_epochs(count: int, epoch_steps: int) -> Looks:
+    """A look after every so many epochs."""
+    return lambda number, step, seconds: (number // (count * epoch_steps) + 1) * count * epoch_steps
+
+
+def looks(every: int | None, epoch_steps: int, steps: int | None) -> Looks:
+    """A look ``every`` so many epochs, or steps where a run is counted in these; by the clock otherwise."""
+    if every is None:
+        return by_clock()
+    return by_epochs(every, epoch_steps) if steps is None else by_count(every)

@@ -1,0 +1,66 @@
+"""A run before its beginning: arguments, shapes and values, checked before anything is compiled."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from funcnn.core import expect_key
+from funcnn.training.driving import Driver
+from funcnn.training.plans import planned, streamed, validation_arrays
+from funcnn.training.sources import is_stream
+from funcnn.training.stopping import Monitor
+from funcnn.training.trainers import Trainer, expect_state, expect_trainer
+from funcnn.training.values import expect_values
+
+
+def prepared(
+    where: str,
+    trainer: Trainer,
+    data: Any,
+    validation: Any,
+    key: Any,
+    state: Any,
+    *,
+    epochs: int | None,
+    steps: int | None,
+    batch_size: int | None,
+    shuffle: bool,
+    drop_last: bool,
+    steps_per_epoch: int | None,
+    stops_at_nonfinite: bool,
+    monitor: Monitor | None,
+    takes_streams: bool = True,
+) -> Driver:
+    """A run before its beginning: every argument and every number checked, the data on the device.
+
+    Of a stream it is the first batches; the reader has to be closed.
+    """
+    expect_key(where, key)
+    expect_trainer(where, trainer)
+    expect_state(where, state)
+    options: dict[str, Any] = {
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch_size,
+        "drop_last": drop_last,
+        "steps_per_epoch": steps_per_epoch,
+        "stops_at_nonfinite": stops_at_nonfinite,
+        "monitor": monitor,
+        "where": where,
+    }
+    reader = None
+    if takes_streams and is_stream(data):
+        plan, reader, arrays = streamed(data, **options)
+    else:
+        plan, arrays = planned(data, shuffle=shuffle, **options)
+    try:
+        held_out = validation_arrays(plan, validation, where)
+        batch = arrays if reader is None else jax.tree.map(lambda a: np.asarray(a[0]), arrays.batches)
+        expect_values(where, trainer, batch, held_out, state)
+    except BaseException:
+        if reader is not None:
+            reader.close()
+        raise
+    arrays, held_out = jax.device_put((arrays, held_out))
+    return Driver(trainer, plan, arrays, held_out, reader=reader)
