@@ -20,6 +20,7 @@ from funcnn.training.states import TrainState
 from funcnn.training.stepping import compiled_step
 from funcnn.training.streams import StreamError
 from funcnn.training.sweeps import sweep
+from funcnn.training.telemetry import dead_units, gradient_norm, update_ratio
 from funcnn.training.trainers import Trainer, supervised, trainer
 from funcnn.training.validating import CrossValidation, cross_validate
 
@@ -42,12 +43,14 @@ __all__ = [
     "compiled_step",
     "cosine_decay_schedule",
     "cross_validate",
+    "dead_units",
     "evaluate",
     "exponential_decay_schedule",
     "find_learning_rate",
     "fit",
     "freeze",
     "fuse_small_loops",
+    "gradient_norm",
     "json_lines",
     "piecewise_constant_schedule",
     "predict",
@@ -57,5 +60,6 @@ __all__ = [
     "supervised",
     "sweep",
     "trainer",
+    "update_ratio",
     "warmup_cosine_decay_schedule",
 ]

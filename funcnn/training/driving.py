@@ -264,7 +264,8 @@ class Driver(NamedTuple):
         history: dict[str, Any] = {name: np.asarray(carry.history[name])[:rows] for name in ordered(carry.history)}
         if self.plan.monitor is not None and self.plan.monitor.patience is not None:
             history["epochs_run"] = np.asarray(rows, np.int32)
-        return Result(carry.state, history, best_of(carry))
+        telemetry = jax.tree.map(lambda column: np.asarray(column)[:number], carry.telemetry)
+        return Result(carry.state, history, best_of(carry), telemetry or None)
 
     def event(self, chunk: Chunk) -> Event:
         """What an observer sees of a chunk."""

@@ -9,7 +9,7 @@ from typing import Any
 from funcnn import checks
 from funcnn.training import progress as progresses
 from funcnn.training.driving import Chunk, Driver, Event
-from funcnn.training.looks import Looks, by_count, looks
+from funcnn.training.looks import Looks, by_count, looking
 from funcnn.training.preparing import prepared
 from funcnn.training.programs import Carry
 from funcnn.training.runs import Result
@@ -178,7 +178,7 @@ def fit(
         monitor=monitored("fit", monitor, mode, patience, min_delta, keep_best),
     )
     with contextlib.closing(run):
-        return driven(run, run.start(key, state), looks(every, run.plan.epoch_steps, steps), list(observers), progress)[
+        return driven(run, run.start(key, state), looking(every, run.plan.epoch_steps, steps), list(observers), progress)[
             0
         ]
 

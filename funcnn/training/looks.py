@@ -36,7 +36,7 @@ def by_epochs(count: int, epoch_steps: int) -> Looks:
     return lambda number, step, seconds: (number // (count * epoch_steps) + 1) * count * epoch_steps
 
 
-def looks(every: int | None, epoch_steps: int, steps: int | None) -> Looks:
+def looking(every: int | None, epoch_steps: int, steps: int | None) -> Looks:
     """A look ``every`` so many epochs, or steps where a run is counted in these; by the clock otherwise."""
     if every is None:
         return by_clock()

@@ -58,15 +58,28 @@ class Members(NamedTuple):
         reached = np.full(count, rows) if stopped is None else np.where(np.asarray(stopped) < 0, rows, stopped)
         history: dict[str, Any] = {}
         for name in ordered(carry.history):
-            values = np.asarray(carry.history[name])
-            values = values if self.how == "map" else np.moveaxis(values, 1, 0)
-            if np.issubdtype(values.dtype, np.inexact):
-                seen = np.arange(plan.epochs)[None] < reached[:, None]
-                values = np.where(seen.reshape(*seen.shape, *(1,) * (values.ndim - 2)), values, np.nan)
-            history[name] = values
+            history[name] = up_to(self._in_front(carry.history[name]), reached)
         if stopped is not None or rows < plan.epochs:
             history["epochs_run"] = reached.astype(np.int32)
-        return Result(carry.state, history, best_of(carry))
+        columns = jax.tree.map(self._in_front, carry.telemetry)
+        taken = np.minimum(reached * plan.epoch_steps, plan.steps)
+        return Result(carry.state, history, best_of(carry), up_to(columns, taken) or None)
+
+    def _in_front(self, column: Any) -> Any:
+        """A column with the axis of the members in front."""
+        return np.asarray(column) if self.how == "map" else np.moveaxis(np.asarray(column), 1, 0)
+
+
+def up_to(columns: Tree, reached: Any) -> Tree:
+    """Columns ``(members, rows, ...)`` with NaN in the rows that a member did not reach, where they can hold it."""
+
+    def cut(values: Any) -> Any:
+        if not np.issubdtype(values.dtype, np.inexact):
+            return values
+        seen = np.arange(values.shape[1])[None] < np.reshape(reached, (-1, 1))
+        return np.where(seen.reshape(*seen.shape, *(1,) * (values.ndim - 2)), values, values.dtype.type(np.nan))
+
+    return jax.tree.map(cut, columns)
 
 
 def mapped(make_trainer: MakeTrainer, values: Tree, draws: bool) -> Trainer:
@@ -87,6 +100,7 @@ def mapped(make_trainer: MakeTrainer, values: Tree, draws: bool) -> Trainer:
         each(lambda t, state, batch: t.step(state, batch), True, draws),
         each(lambda t, state, batch: t.evaluate(state, batch), True, False),
         each(lambda t, info: t.report(info), True),
+        each(lambda t, info: t.telemetry(info), True),
     )
 
 

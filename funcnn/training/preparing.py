@@ -5,11 +5,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from funcnn import checks
 from funcnn.core import expect_key
 from funcnn.training.driving import Driver
 from funcnn.training.plans import planned, streamed, validation_arrays
 from funcnn.training.sources import is_stream
 from funcnn.training.stopping import Monitor
+from funcnn.training.streams import Reader
 from funcnn.training.trainers import Trainer, expect_state, expect_trainer
 from funcnn.training.values import expect_values
 
@@ -58,9 +60,20 @@ def prepared(
         held_out = validation_arrays(plan, validation, where)
         batch = arrays if reader is None else jax.tree.map(lambda a: np.asarray(a[0]), arrays.batches)
         expect_values(where, trainer, batch, held_out, state)
+        _expect_counted(where, trainer, reader, batch)
     except BaseException:
         if reader is not None:
             reader.close()
         raise
     arrays, held_out = jax.device_put((arrays, held_out))
     return Driver(trainer, plan, arrays, held_out, reader=reader)
+
+
+def _expect_counted(where: str, trainer: Trainer, reader: Reader | None, batch: Any) -> None:
+    """Raise where telemetry has no place: the rows of a run whose steps nobody has counted."""
+    if reader is None or reader.passes is None:
+        return
+    info = jax.eval_shape(lambda key, b: trainer.step(trainer.init(key, b), b)[1], jax.random.key(0), batch)
+    if jax.tree.leaves(jax.eval_shape(trainer.telemetry, info)[1]):
+        fix = "pass steps_per_epoch, or steps instead of epochs"
+        checks.fail(where, "a known number of steps, for telemetry", "epochs that are passes over a stream", fix)

@@ -6,7 +6,6 @@ pieces of any size are one compiled program and give the same bits.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 
 from funcnn import checks
 from funcnn.core import Tree, spec
+from funcnn.training.loops import DYNAMIC, Loops, while_loop
 from funcnn.training.plans import Plan
 from funcnn.training.stopping import Watch, begin, expect_monitored, watched, where_leaves
 from funcnn.training.trainers import Trainer, TrainState
@@ -32,6 +32,7 @@ class Carry(NamedTuple):
     shuffle_key: Any
     start: Any  # the number of steps that the state had behind it when the run began
     watch: Watch | None = None  # of what is monitored
+    telemetry: Any = None  # one row for each step, where the trainer has any
 
     def goes_on(self) -> Any:
         """Whether there is a next step: not after numbers that went bad, and not after an early stop."""
@@ -40,64 +41,6 @@ class Carry(NamedTuple):
         if stopped is None:
             return good
         return good & (stopped < 0 if jnp.ndim(stopped) == 0 else jnp.any(stopped < 0))  # as long as one goes on
-
-
-# ---- the bodies, written once ----------------------------------------------------------------------------------------
-
-Body = Callable[[Any, Carry], Carry]
-
-
-class Loops(NamedTuple):
-    """How a program repeats and branches: the only difference between ``run`` and ``advance``."""
-
-    fold: Callable[[Body, Carry, Any, Any], Carry]  # body(i, carry) for i from first to stop
-    when: Callable[[Any, Callable[[Carry], Carry], Carry], Carry]  # then(carry) where the predicate holds
-
-
-# A step in a branch is compiled on its own, a step in the open is fused with its surroundings, and that can change
-# the last bit. So the smaller last batch is a branch in both programs; ``run`` takes it on a predicate that is always
-# true, which XLA cannot know.
-
-
-def _scan(body: Body, carry: Carry, first: int, stop: int) -> Carry:
-    indices = jnp.arange(first, stop, dtype=jnp.int32)
-    return jax.lax.scan(lambda c, i: (body(i, c), None), carry, indices)[0]
-
-
-def _while(body: Body, carry: Carry, first: Any, stop: Any) -> Carry:
-    def more(pair: tuple[Any, Carry]) -> Any:
-        return (pair[0] < stop) & pair[1].goes_on()
-
-    return jax.lax.while_loop(more, lambda pair: (pair[0] + 1, body(*pair)), (jnp.asarray(first, jnp.int32), carry))[1]
-
-
-def _branch(predicate: Any, then: Callable[[Carry], Carry], carry: Carry) -> Carry:
-    return jax.lax.cond(predicate & carry.goes_on(), then, lambda c: c, carry)
-
-
-STATIC = Loops(_scan, lambda predicate, then, carry: then(carry) if predicate else carry)
-"""The loops of ``run``: bounds and predicates are known before compilation."""
-
-
-def _in_blocks(body: Body, carry: Carry, first: int, stop: int) -> Carry:
-    """``_scan``, whose gradient keeps the carries between blocks, and computes all else again, one block at a time."""
-    size = max(1, math.isqrt(stop - first))
-
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # inside a scan nothing would be shared
-    def block(c: Carry, indices: Any) -> Carry:
-        return jax.lax.scan(lambda held, i: (body(i, held), None), c, indices)[0]
-
-    indices = jnp.arange(first, stop, dtype=jnp.int32)
-    whole = len(indices) // size * size
-    carry, _ = jax.lax.scan(lambda c, i: (block(c, i), None), carry, indices[:whole].reshape(-1, size))
-    return block(carry, indices[whole:]) if whole < len(indices) else carry
-
-
-REMAT = STATIC._replace(fold=_in_blocks)
-"""The loops of ``run`` with ``remat``: of ``n`` steps, about twice the root of ``n`` are in memory for a gradient."""
-
-DYNAMIC = Loops(_while, _branch)
-"""The loops of ``advance``: bounds and predicates are data."""
 
 
 class Program(NamedTuple):
@@ -129,6 +72,7 @@ class Program(NamedTuple):
         state = state._replace(key=step_key, step=jnp.asarray(state.step, jnp.int32))
         _, info = jax.eval_shape(self.trainer.step, state, self.batch_spec(drawn=True))
         expect_like("state", state[:3], made[:3], sizes=True)
+        info, steps = jax.eval_shape(self.trainer.telemetry, info)
         sums = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), info)
         # Each epoch draws its order when it begins. Before the first only the shape counts, and no sort is compiled.
         order = jnp.zeros((*self.axes(), self.plan.examples if self.plan.shuffles else 0), jnp.int32)
@@ -136,7 +80,10 @@ class Program(NamedTuple):
         start = state.step if self.members is None else state.step[0]
         carry = Carry(state, sums, order, {}, bad, shuffle_key, start)
         rows = jax.eval_shape(self.row, carry)
-        carry = carry._replace(history={name: _empty(self.plan.epochs, row) for name, row in rows.items()})
+        carry = carry._replace(
+            history={name: _empty(self.plan.epochs, row) for name, row in rows.items()},
+            telemetry=jax.tree.map(lambda row: _empty(self.plan.steps, row), steps),
+        )
         monitor = self.plan.monitor
         if monitor is None:
             return carry
@@ -194,13 +141,16 @@ class Program(NamedTuple):
     def step(self, carry: Carry, row: Any, i: Any, size: int) -> Carry:
         """One step, its info added to the sums."""
         state, info = self.trainer.step(carry.state, self.batch(carry, row, i, size))
+        info, taken = self.trainer.telemetry(info)
+        number = row * self.plan.epoch_steps + i
         if self.members is not None and carry.watch is not None and carry.watch.stopped is not None:
             state = where_leaves(carry.watch.stopped < 0, state, carry.state)  # who has stopped stays as it is
         bad = carry.first_bad_step
         if bad is not None:
-            bad = jnp.where(self.finite(info), bad, row * self.plan.epoch_steps + i)
+            bad = jnp.where(self.finite(info), bad, number)
         sums = info if self.plan.epoch_steps == 1 else jax.tree.map(jnp.add, carry.sums, info)
-        return carry._replace(state=state, sums=sums, first_bad_step=bad)
+        stacked = jax.tree.map(lambda column, a: _with_row(column, a, number), carry.telemetry, taken)
+        return carry._replace(state=state, sums=sums, first_bad_step=bad, telemetry=stacked)
 
     def finite(self, info: Any) -> Any:
         """Whether the loss of a step is finite; where none is reported, whether everything is."""
@@ -226,12 +176,8 @@ class Program(NamedTuple):
             return c._replace(order=order, sums=jax.tree.map(jnp.zeros_like, c.sums))
 
         def end(c: Carry) -> Carry:
-            # Not ``.at[row].set``: that guards against rows outside, and XLA then writes the whole column for each row.
             values = self.row(c)
-            history = {
-                name: jax.lax.dynamic_update_index_in_dim(c.history[name], value, row, 0)
-                for name, value in values.items()
-            }
+            history = {name: _with_row(c.history[name], value, row) for name, value in values.items()}
             if plan.monitor is None or c.watch is None:
                 return c._replace(history=history)
             watch = watched(plan.monitor, c.watch, row, values[plan.monitor.name], c.state)
@@ -245,10 +191,10 @@ class Program(NamedTuple):
         if plan.full:
             carry = loops.fold(lambda i, c: self.step(c, row, i, size), carry, first, _least(stop, plan.full))
         if plan.is_rest:
-            carry = _branch((stop > first) & (row >= 0), lambda c: self.step(c, row, first, size), carry)
+            carry = DYNAMIC.when((stop > first) & (row >= 0), lambda c: self.step(c, row, first, size), carry)
         elif plan.full < plan.epoch_steps:
             rest = plan.examples - plan.full * size
-            carry = _branch((stop > plan.full) & (row >= 0), lambda c: self.step(c, row, plan.full, rest), carry)
+            carry = DYNAMIC.when((stop > plan.full) & (row >= 0), lambda c: self.step(c, row, plan.full, rest), carry)
         return loops.when(ends, end, carry)
 
 
@@ -265,6 +211,11 @@ def _least(a: Any, b: int) -> Any:
 def _empty(rows: int, row: Any) -> Any:
     """A column of the history before anything is known. Not NaN, which ``jax_debug_nans`` would take for a fault."""
     return jnp.zeros((rows, *row.shape), row.dtype)
+
+
+def _with_row(column: Any, value: Any, row: Any) -> Any:
+    # Not ``.at[row].set``: that guards against rows outside, and XLA then writes the whole column for each row.
+    return jax.lax.dynamic_update_index_in_dim(column, value, row, 0)
 
 
 def evaluated(trainer: Trainer, state: TrainState, data: Tree, batch_size: int | None) -> Any:
@@ -297,4 +248,4 @@ def advance(program: Program, carry: Carry, first: Any, stop: Any) -> Carry:
         begin, end = jnp.maximum(first - row * size, 0), jnp.minimum(stop - row * size, size)
         return program.epoch(DYNAMIC, c, row, begin, end, (end == size) | (row * size + end == last))
 
-    return _while(body, carry, first // size, -(-stop // size))
+    return while_loop(body, carry, first // size, -(-stop // size))

@@ -82,12 +82,13 @@ class Members(Sequence[Member]):
             return [self[i] for i in range(*index.indices(len(self)))]
         i = range(len(self))[index]
         sweep = self._sweep
-        state, best = jax.tree.map(lambda a: a[i], (sweep.result.state, sweep.result.best))
+        whole = sweep.result
+        state, best, telemetry = jax.tree.map(lambda a: a[i], (whole.state, whole.best, whole.telemetry))
         history = {name: column[i] for name, column in sweep.history.items()}
         if "epochs_run" in history:
             count = int(history["epochs_run"])
             history = {name: row[:count] if np.ndim(row) else row for name, row in history.items()}
-        result = Result(state, history, best)
+        result = Result(state, history, best, telemetry)
         chosen = _entry(sweep.grid, i)
         return Member(chosen, int(sweep.seeds[i]), sweep.keys[i], result)
 
@@ -115,6 +116,11 @@ class Sweep(NamedTuple):
     def history(self) -> dict[str, Any]:
         """The history of all members, each column with a leading axis; NaN where a member did not come to."""
         return self.result.history
+
+    @property
+    def telemetry(self) -> Any:
+        """The telemetry of all members, each column ``(members, steps, ...)``; ``None`` where none was asked for."""
+        return self.result.telemetry
 
     @property
     def state(self) -> Any:
@@ -226,12 +232,12 @@ def joined(results: Sequence[Result], count: int) -> Result:
         whole = np.concatenate if isinstance(parts[0], np.ndarray) else jnp.concatenate
         return whole(parts)[:count]
 
-    state, best = jax.tree.map(leaf, *((r.state, r.best) for r in results))
+    state, best, telemetry = jax.tree.map(leaf, *((r.state, r.best, r.telemetry) for r in results))
     histories = [r.history for r in results]
     if any("epochs_run" in history for history in histories):  # in a group that was ended, and not in those before
         histories = [history if "epochs_run" in history else _whole(history) for history in histories]
     history = {name: leaf(*(history[name] for history in histories)) for name in histories[0]}
-    return Result(state, history, best)
+    return Result(state, history, best, telemetry)
 
 
 def _whole(history: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from funcnn.core import Tree, expect_key
-from funcnn.training.plans import planned, validation_arrays
-from funcnn.training.programs import REMAT, STATIC, Carry, Loops, Program, advance
+from funcnn.training.loops import REMAT, STATIC, Loops
+from funcnn.training.plans import Plan, planned, validation_arrays
+from funcnn.training.programs import Carry, Program, advance
 from funcnn.training.stopping import forward_only, monitored
 from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_trainer
 
@@ -18,12 +19,14 @@ class Result(NamedTuple):
 
     ``history`` is a dict of arrays with one row for each epoch: ``loss``, the metrics by name, the terms of the loss
     by name, and the same measured on the validation data after the epoch under ``validation_...``. ``best`` is the
-    state after the epoch in which the monitored number was best (``keep_best=True``), ``None`` otherwise.
+    state after the epoch in which the monitored number was best (``keep_best=True``), ``None`` otherwise;
+    ``telemetry`` what the trainer was asked for of every step, by name, each array with an axis of steps in front.
     """
 
     state: TrainState
     history: dict[str, Any]
     best: TrainState | None = None
+    telemetry: dict[str, Any] | None = None
 
     @property
     def epochs_run(self) -> Any:
@@ -149,27 +152,31 @@ def _run(program: Program, key: Any, state: TrainState | None, loops: Loops) -> 
     if plan.monitor is not None and plan.monitor.patience is not None:
         # A bound that XLA cannot know, as in the program of fit.
         carry = advance(program, carry, 0, jax.lax.optimization_barrier(jnp.int32(plan.steps)))
-        return _stopped(carry, carry.watch)
+        return _stopped(carry, carry.watch, plan)
     whole, rest = divmod(plan.steps, plan.epoch_steps)
     carry = loops.fold(lambda row, c: program.epoch(loops, c, row, 0, plan.epoch_steps, True), carry, 0, whole)
     if rest:
         carry = program.epoch(loops, carry, whole, 0, rest, True)
-    return Result(carry.state, carry.history, best_of(carry))
+    return Result(carry.state, carry.history, best_of(carry), carry.telemetry or None)
 
 
-def _stopped(carry: Carry, watch: Any) -> Result:
+def _stopped(carry: Carry, watch: Any, plan: Plan) -> Result:
     """The result of a run that may have ended early."""
     rows = {len(column) for column in carry.history.values()}.pop()
     epochs_run = jnp.where(watch.stopped < 0, rows, watch.stopped)
 
-    def column(values: Any) -> Any:
-        if not jnp.issubdtype(values.dtype, jnp.inexact):
-            return values
-        reached = jnp.arange(rows).reshape(rows, *[1] * (values.ndim - 1)) < epochs_run
-        return jnp.where(reached, values, jnp.nan)
+    def up_to(count: Any) -> Any:
+        def column(values: Any) -> Any:
+            if not jnp.issubdtype(values.dtype, jnp.inexact):
+                return values
+            reached = jnp.arange(len(values)).reshape(-1, *[1] * (values.ndim - 1)) < count
+            return jnp.where(reached, values, jnp.nan)
 
-    history = {name: column(values) for name, values in carry.history.items()}
-    result = forward_only(Result(carry.state, history, best_of(carry)))
+        return column
+
+    history = {name: up_to(epochs_run)(values) for name, values in carry.history.items()}
+    telemetry = jax.tree.map(up_to(epochs_run * plan.epoch_steps), carry.telemetry) or None
+    result = forward_only(Result(carry.state, history, best_of(carry), telemetry))
     return result._replace(history=result.history | {"epochs_run": epochs_run})
 
 

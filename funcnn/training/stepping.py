@@ -9,8 +9,9 @@ import numpy as np
 
 from funcnn import data as datasets
 from funcnn.core import Tree
+from funcnn.training.loops import DYNAMIC
 from funcnn.training.plans import Plan
-from funcnn.training.programs import DYNAMIC, Carry, Program, advance
+from funcnn.training.programs import Carry, Program, advance
 from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_trainer
 
 

@@ -145,10 +145,10 @@ class Reader:
         positions: list[Any] = []
         begin, due = time.monotonic(), False
 
-        def piece(**after: Any) -> Piece:
+        def piece(ends: bool = False, error: BaseException | None = None) -> Piece:
             nonlocal room, positions, begin, due
             is_rest = bool(room) and room[0].shape[1:] != self.form.shapes[0]
-            made = Piece(self._moved(room), len(positions), is_rest, positions=tuple(positions), **after)
+            made = Piece(self._moved(room), len(positions), is_rest, ends, tuple(positions), error)
             room, positions, begin, due = [], [], time.monotonic(), False
             return made
 

@@ -16,7 +16,7 @@ from funcnn.training import progress as progresses
 from funcnn.training.driving import Driver
 from funcnn.training.fitting import Observer, driven, expect_observers
 from funcnn.training.grids import expanded
-from funcnn.training.looks import looks
+from funcnn.training.looks import looking
 from funcnn.training.members import Members
 from funcnn.training.preparing import prepared
 from funcnn.training.probes import concrete_trainer, fastest, same_maker, step_of
@@ -134,7 +134,7 @@ def sweep(
                 run = run.again()
                 stack.callback(run.close)
             group = run._replace(members=maker._replace(values=jax.tree.map(lambda a, p=part: a[p], values)))
-            begun, next_look = group.start(keys[part], state), looks(every, run.plan.epoch_steps, steps)
+            begun, next_look = group.start(keys[part], state), looking(every, run.plan.epoch_steps, steps)
             result, is_whole = driven(group, begun, next_look, list(observers), progress)
             results.append(result)
             count = min(count + len(part), len(chosen))

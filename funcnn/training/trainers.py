@@ -11,24 +11,27 @@ from funcnn import checks
 from funcnn.core import Layer, Tree, expect_key
 from funcnn.metrics import Metric
 from funcnn.training import scaling
+from funcnn.training import telemetry as telemetries
 from funcnn.training.accumulation import accumulated, total_of, whole
 from funcnn.training.objectives import Aux, Objective, loss_sums, mean_of, supervised_objective
 from funcnn.training.states import TrainState
 
 
 class Trainer(NamedTuple):
-    """Four pure functions, from which a run is made.
+    """Pure functions, from which a run is made: four, and one more where single steps are looked at.
 
     ``init(key, batch) -> TrainState`` reads only shapes and dtypes of the batch; ``step(train_state, batch) ->
     (train_state, info)``; ``evaluate(train_state, batch) -> info``; ``report(info) -> dict of arrays``. An ``info``
     is a pytree of sums: the sums of several batches are added, and then reported. A run stops at the first step whose
-    ``report(info)["loss"]`` is not finite (where there is no ``"loss"``: any of the entries).
+    ``report(info)["loss"]`` is not finite (where there is no ``"loss"``: any of the entries). ``telemetry(info) ->
+    (info, dict of arrays)`` takes out of the info of a step what is not added up but stacked.
     """
 
     init: Callable[..., TrainState]
     step: Callable[[TrainState, Any], tuple[TrainState, Any]]
     evaluate: Callable[[TrainState, Any], Any]
     report: Callable[[Any], dict[str, Any]]
+    telemetry: Callable[[Any], tuple[Any, dict[str, Any]]] = telemetries.nothing
 
 
 # Folded into the key of init for the key of the steps, and beside the numbers of steps for the keys of evaluations:
@@ -45,6 +48,7 @@ def trainer(
     *,
     micro_batch_size: int | None = None,
     loss_scale: float | str | None = None,
+    telemetry: Mapping[str, telemetries.Telemetry] | None = None,
 ) -> Trainer:
     """The trainer of any objective.
 
@@ -63,6 +67,8 @@ def trainer(
         loss_scale: for float16, ``"dynamic"``: the gradient is that of the loss times a number, and divided by it. The
             number is halved where the gradient is not finite, and that step leaves everything as it was; after 2000
             steps without it is doubled. Or the number itself.
+        telemetry: by name, functions ``(params, gradient, updates) -> arrays``, such as ``training.gradient_norm``, of
+            every single step; ``Result.telemetry`` holds them stacked.
 
     Raises:
         TypeError: an argument is of another type, for instance an optimizer that was not called.
@@ -94,6 +100,7 @@ def trainer(
     scaling.expect_loss_scale(loss_scale)
     dynamic = isinstance(loss_scale, str)
     micro = None if micro_batch_size is None else checks.expect_count("trainer", "micro_batch_size", micro_batch_size)
+    asked = telemetries.expect_telemetry("trainer", {} if telemetry is None else telemetry)
 
     def init(key: Any, batch: Any) -> TrainState:
         expect_key("trainer.init", key)
@@ -115,8 +122,9 @@ def trainer(
         scale = loss_scale if scaled is None else scaled.scale
         value, gradient, new_model_state, info = total.slope(params, model_state, batch, step_key, scale)
         gradient = gradient if scale is None else scaling.unscaled(gradient, scale)
-        asked = {"value_fn": lambda p: total.value(p, model_state, batch, step_key)}
-        updates, new_opt_state = update(gradient, opt_state, params, value=value, grad=gradient, **asked)
+        more = {"value_fn": lambda p: total.value(p, model_state, batch, step_key)}
+        updates, new_opt_state = update(gradient, opt_state, params, value=value, grad=gradient, **more)
+        info = telemetries.measured(asked, info, params, gradient, updates) if asked else info
         after = TrainState(optax.apply_updates(params, updates), new_model_state, new_opt_state, key, count + 1)
         return after if scaled is None else scaling.guarded(after, train_state, scaled, gradient), info
 
@@ -128,7 +136,8 @@ def trainer(
         losses, aux = _loss_and_aux(objective.loss(params, train_state.model_state, batch, key=key, training=False))
         return _info(losses, aux, measured)
 
-    return Trainer(init, step, evaluate, lambda info: _report(info, measured))
+    taken_out = telemetries.split if asked else telemetries.nothing
+    return Trainer(init, step, evaluate, lambda info: _report(info, measured), taken_out)
 
 
 def supervised(
@@ -141,6 +150,7 @@ def supervised(
     evaluation_params: Callable[[TrainState], Tree] | None = None,
     micro_batch_size: int | None = None,
     loss_scale: float | str | None = None,
+    telemetry: Mapping[str, telemetries.Telemetry] | None = None,
 ) -> Trainer:
     """The trainer of a model on batches ``(x, y)`` or ``(x, y, weights)``.
 
@@ -154,7 +164,7 @@ def supervised(
         optimizer: any Optax ``GradientTransformation``.
         metrics: by name, as they are to stand in the history.
         penalty: ``params -> scalar``, for instance ``penalties.l2(1e-4)``.
-        evaluation_params: as for ``trainer``; so are ``micro_batch_size`` and ``loss_scale``.
+        evaluation_params: as for ``trainer``; so are ``micro_batch_size``, ``loss_scale`` and ``telemetry``.
 
     Raises:
         TypeError: an argument is of another type, for instance a layer, a loss or an optimizer that was not called.
@@ -191,7 +201,13 @@ def supervised(
         )
     objective = supervised_objective(model, loss, penalty)
     return trainer(
-        objective, optimizer, metrics, evaluation_params, micro_batch_size=micro_batch_size, loss_scale=loss_scale
+        objective,
+        optimizer,
+        metrics,
+        evaluation_params,
+        micro_batch_size=micro_batch_size,
+        loss_scale=loss_scale,
+        telemetry=telemetry,
     )
 
 
