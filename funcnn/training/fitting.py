@@ -178,9 +178,8 @@ def fit(
         monitor=monitored("fit", monitor, mode, patience, min_delta, keep_best),
     )
     with contextlib.closing(run):
-        return driven(run, run.start(key, state), looking(every, run.plan.epoch_steps, steps), list(observers), progress)[
-            0
-        ]
+        next_look = looking(every, run.plan.epoch_steps, steps)
+        return driven(run, run.start(key, state), next_look, list(observers), progress)[0]
 
 
 def expect_observers(where: str, observers: Any) -> None:

@@ -1,6 +1,6 @@
 """The points of a sweep: from what a user writes to one row of hyperparameters, and one seed, for each member."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -54,7 +54,7 @@ def _seeds(seeds: Any) -> Any:
 
 def _column(name: str, values: Any) -> Any:
     label = f"the values of {name!r}" if name else "the values"
-    if callable(values) or isinstance(values, (str, bytes, dict)):
+    if callable(values) or isinstance(values, (str, bytes, dict, Iterator)):
         fix = "pass an array, such as jnp.logspace(-4, -1, 16)"
         checks.fail("sweep", f"{label} as an array", type(values).__name__, fix, TypeError)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values)):

@@ -26,9 +26,17 @@ def concrete_trainer(make_trainer: Any, first: Any) -> Trainer:
     if not callable(make_trainer) or isinstance(make_trainer, Trainer):
         got, fix = type(make_trainer).__name__, "pass a function from hyperparameters to a trainer"
         checks.fail("sweep", "a function that makes a trainer", got, fix, TypeError)
-    trainer: Any = make_trainer(first)
+    try:
+        trainer: Any = make_trainer(first)
+    except Exception as error:
+        error.add_note(f"sweep: while the trainer of the first member was made, from {jax.tree.map(_number, first)}")
+        raise
     expect_trainer("sweep", trainer)
     return trainer
+
+
+def _number(value: Any) -> Any:
+    return value.item() if value.ndim == 0 else value
 
 
 def step_of(make_trainer: Callable[[Any], Trainer], first: Any, run: Driver, state: TrainState | None) -> Any:
@@ -43,13 +51,28 @@ def step_of(make_trainer: Callable[[Any], Trainer], first: Any, run: Driver, sta
         # With numbers that are known it goes through: then it is the tracers that do not.
         known = jax.tree.map(lambda a: np.asarray(a)[()], first)
         jax.eval_shape(lambda *args: _begun(make_trainer, run.plan, known, *args), *given)
+        names = list(first) if isinstance(first, dict) else []
+        names = [name for name in names if not _takes(name, make_trainer, run, known, given)]
         raise TypeError(
             "sweep: expected hyperparameters that are computed with, got one that decides a shape or a branch of the "
-            "program; sweep over it in a loop, one sweep for each value, or write the branch with jnp.where "
-            f"({str(error).splitlines()[0]})"
+            f"program{', ' + ' and '.join(map(repr, names)) if names else ''}; sweep over it in a loop, one sweep for "
+            f"each value, or write the branch with jnp.where ({str(error).splitlines()[0]})"
         ) from error
     _expect_read(first, jaxpr.jaxpr)
     return jaxpr
+
+
+def _takes(name: str, make_trainer: Callable[[Any], Trainer], run: Driver, known: Any, given: Any) -> bool:
+    """Whether this hyperparameter may be a tracer, where the others are known."""
+
+    def begun(value: Any, *rest: Any) -> Any:
+        return _begun(make_trainer, run.plan, known | {name: value}, *rest)
+
+    try:
+        jax.eval_shape(begun, known[name], *given)
+    except (TypeError, jax.errors.JAXTypeError):
+        return False
+    return True
 
 
 def same_maker(make_trainer: Callable[[Any], Trainer], jaxpr: Any) -> Callable[[Any], Trainer]:

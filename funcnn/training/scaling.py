@@ -27,10 +27,11 @@ def expect_loss_scale(value: Any) -> None:
     """Raise unless ``value`` is ``None``, ``"dynamic"`` or a positive number."""
     if value is None or (isinstance(value, str) and value == "dynamic"):
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+    is_number = isinstance(value, (int, float, np.number, np.ndarray, jax.Array)) and np.shape(value) == ()
+    if isinstance(value, bool) or not is_number:
         fix = 'pass "dynamic"'
         checks.fail("trainer", 'loss_scale as None, "dynamic" or a number', repr(value), fix, TypeError)
-    if not 0 < value < float("inf"):
+    if checks.is_concrete(value) and not 0 < checks.known(value) < float("inf"):
         checks.fail("trainer", "a positive loss_scale", str(value), 'pass "dynamic", or a power of two')
 
 
