@@ -32,6 +32,10 @@ CLAIMS = {
         Claim(r"network:.*MAE ([\d.]+)", 35.0, 47.0),
     ],
     "digits.py": [Claim(r"(?i)test accuracy\D*([\d.]+)", 0.985, 1.0)],
+    "files.py": [
+        Claim(r"^test accuracy ([\d.]+)", 0.95, 1.0),
+        Claim(r"^damaged.idx: expected .*, got ([\d.]+): it was cut off; ", 92047, 92047),
+    ],
     "from_pytorch.py": [
         Claim(r"^ResNet-18: .* of a logit ([\d.e+-]+)$", 0.0, 1e-4),
         Claim(r"^GPT-2, small: .* of a logit ([\d.e+-]+)$", 0.0, 1e-4),
@@ -80,7 +84,7 @@ CLAIMS = {
     ],
 }
 FIGURES = ("digits.py",)
-PARTS = ("pytorch_networks.py",)  # of other examples
+PARTS = ("mapped_files.py", "pytorch_networks.py")  # of other examples
 
 every_example = pytest.mark.parametrize("name", sorted(CLAIMS))
 
