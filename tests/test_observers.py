@@ -1,6 +1,10 @@
 """A log in JSON lines: what an event holds, one line for each, and no harm where it cannot be written."""
 
+import contextlib
 import json
+import os
+import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -67,3 +71,32 @@ def test_a_path_that_cannot_be_is_refused(tmp_path):
         training.json_lines(3)
     with pytest.raises(ValueError, match=r"a folder that is there, got .*nowhere; make it first"):
         training.json_lines(tmp_path / "nowhere" / "log.jsonl")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here is full by nature")
+def test_a_full_disk_harms_nobody():
+    def full(event):
+        with open("/dev/full", "w") as log:
+            log.write("a line")
+
+    whole = training.fit(plain(0.1), (X, Y), **OPTIONS)
+    with pytest.warns(RuntimeWarning, match=r"observer full raised OSError\(28, .*not called again"):
+        result = training.fit(plain(0.1), (X, Y), **OPTIONS, observers=[full])
+    np.testing.assert_array_equal(result.history["loss"], whole.history["loss"])
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_pipe_that_nobody_reads_from_harms_nobody(monkeypatch, is_terminal):
+    whole = training.fit(plain(0.1), (X, Y), **OPTIONS)
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1" if is_terminal else "0")  # what rich goes by
+    stream = os.fdopen(write_end, "w")
+    monkeypatch.setattr(sys, "stderr", stream)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fit: the observer progress raised BrokenPipeError")
+        result = training.fit(plain(0.1), (X, Y), **{**OPTIONS, "progress": True})
+    monkeypatch.undo()
+    with contextlib.suppress(BrokenPipeError):
+        stream.close()  # it may still hold what could not be written
+    np.testing.assert_array_equal(result.history["loss"], whole.history["loss"])

@@ -19,18 +19,31 @@ _LINE_SECONDS = 5.0
 def shown(epochs: int, total: int | None) -> Generator[Callable[[Event], None], None, None]:
     """A function that shows an event, in the way that standard error can; ``total`` steps, where it is known."""
     if sys.stderr is None:  # a process without a console
-        yield lambda event: None
+        yield _nobody
         return
     from rich.console import Console
 
-    console = Console(stderr=True)
+    class Surviving(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # as any other fault of a terminal, where rich would end the process
+
+    console = Surviving(stderr=True)
     is_bar = console.is_terminal or console.is_jupyter
     shows = _bar(epochs, total, console) if is_bar else _lines(epochs, total)
+    gone = OSError, ValueError  # standard error may be closed at any time
+    show = _nobody
+    with contextlib.suppress(*gone):
+        show = shows.__enter__()
     try:
-        yield shows.__enter__()
+        yield show
     finally:
-        with contextlib.suppress(OSError, ValueError):  # standard error is gone
+        with contextlib.suppress(*gone):
             shows.__exit__(None, None, None)
+
+
+def _nobody(event: Event) -> None:
+    """What shows an event to nobody."""
+    del event
 
 
 def say(line: str) -> None:
