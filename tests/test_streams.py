@@ -80,7 +80,11 @@ def whole():
 
 
 @pytest.mark.parametrize("every", [None, 1, 2])
-@pytest.mark.parametrize("source", [batches, Loader(), numbered(), numbered().to_iter_dataset()], ids=str)
+@pytest.mark.parametrize(
+    "source",
+    [batches, Loader(), numbered(), numbered().to_iter_dataset()],
+    ids=["function", "loader", "grain map", "grain iter"],
+)
 def test_a_stream_of_the_batches_is_the_run_on_the_arrays(whole, source, every):
     assert_same_bytes(fit(source, TRAINER, epochs=3, validation=HELD_OUT, every=every), whole)
 

@@ -1,6 +1,8 @@
 """Batches that come one after the other, from a file or a loader: read ahead by a thread, used in pieces of many."""
 
+import collections
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -16,7 +18,8 @@ from funcnn.core import Tree, shown
 from funcnn.training.sources import begun, is_once, length_of, position_of
 
 # A piece is as large as is worth a call of a compiled program, and waits for more batches no longer than this.
-_BYTES, _BATCHES, _SECONDS = 2**24, 1024, 0.2
+_BYTES, _BATCHES, _SECONDS = 2**23, 1024, 0.2
+_ALIGNED = 64
 
 
 class Buffer(NamedTuple):
@@ -36,6 +39,7 @@ class Piece(NamedTuple):
     ends: bool = False  # whether the pass ended here
     positions: tuple[Any, ...] = ()  # of the iterator behind each of the batches, where it knows
     error: BaseException | None = None
+    room: Any = None  # the memory that they are in, to be used again
 
 
 class Form(NamedTuple):
@@ -51,9 +55,22 @@ class Form(NamedTuple):
         pairs = zip(self.shapes, self.dtypes, strict=True)
         return jax.tree.unflatten(self.structure, [jax.ShapeDtypeStruct(*pair) for pair in pairs])
 
+    @property
+    def names(self) -> str:
+        """The dtypes, in words."""
+        return ", ".join(map(str, self.dtypes))
+
     def buffers(self, count: int) -> list[Any]:
         """Room for so many batches, and for two at least: XLA makes another program of the choice among one."""
-        return [np.empty((max(count, 2), *shape), dtype) for shape, dtype in zip(self.shapes, self.dtypes, strict=True)]
+        return [_room((max(count, 2), *s), dtype) for s, dtype in zip(self.shapes, self.dtypes, strict=True)]
+
+
+def _room(shape: tuple[int, ...], dtype: Any) -> Any:
+    """An array that is not filled, at a place in memory at which a CPU takes it as it is, without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _ALIGNED, np.uint8)
+    begin = -memory.ctypes.data % _ALIGNED
+    return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
 class StreamError(RuntimeError):
@@ -80,6 +97,7 @@ class Reader:
         self.form = Form()
         self._capacity = 1
         self._first: Piece | None = None
+        self._free: collections.deque[list[Any]] = collections.deque()  # fresh memory costs as much as a copy
         self._pieces: queue.Queue[Piece | None] = queue.Queue(maxsize=1)
         self._closed = threading.Event()
         self._position = position_of(source)
@@ -103,6 +121,8 @@ class Reader:
         piece, self._first = self._first, None
         while piece is not None:
             yield piece
+            if piece.room is not None:
+                self._free.append(piece.room)  # who asks for the next one has done with this one
             piece = self._pieces.get()
 
     def trained(self, position: Any) -> None:
@@ -148,7 +168,8 @@ class Reader:
         def piece(ends: bool = False, error: BaseException | None = None) -> Piece:
             nonlocal room, positions, begin, due
             is_rest = bool(room) and room[0].shape[1:] != self.form.shapes[0]
-            made = Piece(self._moved(room), len(positions), is_rest, ends, tuple(positions), error)
+            again = None if is_rest or not room else room
+            made = Piece(self._moved(room), len(positions), is_rest, ends, tuple(positions), error, again)
             room, positions, begin, due = [], [], time.monotonic(), False
             return made
 
@@ -167,7 +188,7 @@ class Reader:
                 room, positions, due = [np.stack([leaf, leaf]) for leaf in leaves], [position], True
                 continue
             if not positions:
-                room = self.form.buffers(self._capacity)
+                room = self._free.popleft() if self._free else self.form.buffers(self._capacity)
             for place, leaf in zip(room, leaves, strict=True):
                 place[len(positions)] = leaf
             positions.append(position)
@@ -208,7 +229,22 @@ class Reader:
         checks.fail(self.where, expected, got, fix if count else "check what it reads")
 
     def _checked(self, batch: Any, number: int) -> list[Any]:
-        """The arrays of a batch, of the structure and dtypes of the first one."""
+        """The arrays of a batch, of the structure and dtypes of the first one, and finite."""
+        leaves, structure = jax.tree.flatten(batch)
+        form = self.form
+        is_like = form.structure is not None and structure == form.structure
+        if not is_like or any(map(_differs, leaves, form.shapes, form.dtypes)):
+            leaves = self._converted(batch, number)
+        for index, leaf in enumerate(leaves):
+            if leaf.dtype.kind in "fcV" and not np.isfinite(leaf).all():
+                paths = jax.tree_util.tree_leaves_with_path(jax.tree.unflatten(self.form.structure, leaves))
+                got = f"NaN or infinity in array{jax.tree_util.keystr(paths[index][0])}"
+                fix = "leave these rows out, or fill them in"
+                checks.fail(f"{self.where}: batch {number} of the stream", "finite numbers", got, fix)
+        return leaves
+
+    def _converted(self, batch: Any, number: int) -> list[Any]:
+        """The arrays of a batch that is not yet of what arrays are of, or the first, or cannot be used."""
         batch = tuple(batch) if isinstance(batch, list) and _is_list_of_arrays(batch) else batch
         where = f"{self.where}: batch {number} of the stream"
         arrays = jax.tree.map(np.asarray, datasets.as_arrays(batch, where=where, one_length=False))
@@ -216,18 +252,15 @@ class Reader:
         form = self.form
         if form.structure is None:
             shapes = tuple(leaf.shape for leaf in leaves)
-            form = self.form = Form(structure, shapes, tuple(leaf.dtype for leaf in leaves))
+            self.form = Form(structure, shapes, tuple(leaf.dtype for leaf in leaves))
             size = max(1, sum(leaf.nbytes for leaf in leaves))
             known = [n for n in (self.total, length_of(self.source)) if n]
             self._capacity = max(1, min(_BATCHES, _BYTES // size, *known))
         elif structure != form.structure or [leaf.dtype for leaf in leaves] != list(form.dtypes):
             got = shown(arrays) if structure == form.structure else f"{structure}"
+            got = got if got != shown(form.spec) else ", ".join(str(leaf.dtype) for leaf in leaves)
             fix = "give every batch the structure and dtypes of the first one"
-            checks.fail(where, f"batches like the first one, {shown(form.spec)}", got, fix)
-        for place, leaf in zip(jax.tree_util.tree_leaves_with_path(arrays), leaves, strict=True):
-            if leaf.dtype.kind in "fc" and not np.isfinite(leaf).all():
-                at = jax.tree_util.keystr(place[0])
-                checks.fail(where, "finite numbers", f"NaN or infinity in array{at}", "leave these rows out")
+            checks.fail(where, f"batches like the first one, {shown(form.spec)} of {form.names}", got, fix)
         return leaves
 
     def _expect_form(self, shapes: list[tuple[int, ...]], smaller: Any, number: int) -> Any:
@@ -245,6 +278,11 @@ class Reader:
 
 
 _END = object()
+
+
+def _differs(leaf: Any, shape: tuple[int, ...], dtype: Any) -> bool:
+    """Whether this is anything else than an array of the dtype of the first batch and the shape of a whole one."""
+    return type(leaf) is not np.ndarray or leaf.dtype != dtype or leaf.shape != shape
 
 
 def _is_list_of_arrays(batch: list[Any]) -> bool:
