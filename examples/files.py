@@ -29,7 +29,7 @@ class Files:
     images: Path
     labels: Path
     batch_size: int = 128
-    window: int = 16  # batches in memory at once, and mixed among one another
+    window: int = 32  # batches in memory at once, and mixed among one another
     block: int = 128  # examples in a row, read together; a window has blocks from all over the files
     seed: int = 0
     passes: Iterator[int] = dataclasses.field(default_factory=itertools.count, compare=False)
