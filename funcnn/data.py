@@ -65,6 +65,11 @@ def _array(where: str, leaf: Any) -> Any:
     if isinstance(leaf, Iterator):
         fix = "load it; or, for training.fit, make one stream of batches, zip(xs, ys)"
         checks.fail(where, "an array", f"an iterator ({type(leaf).__name__})", fix, TypeError)
+    if callable(leaf):
+        fix = "call it; or, for training.fit, pass one function that yields batches (x, y)"
+        checks.fail(where, "an array", f"a function ({getattr(leaf, '__name__', type(leaf).__name__)})", fix, TypeError)
+    if hasattr(leaf, "__getitem__") and hasattr(leaf, "__len__") and not hasattr(leaf, "__array__"):
+        _expect_no_dataset(where, leaf)
     if hasattr(leaf, "columns") and hasattr(leaf, "items"):
         return _canonical(where, _columns(where, leaf))
     if isinstance(leaf, np.ma.MaskedArray):
@@ -77,6 +82,17 @@ def _array(where: str, leaf: Any) -> Any:
     if not _numeric(array.dtype):
         checks.fail(where, "numbers", f"{_described(array)} in a {type(leaf).__name__}", _advice(array), TypeError)
     return _canonical(where, array)
+
+
+def _expect_no_dataset(where: str, leaf: Any) -> None:
+    """Raise where this is a data set of another library, or a list of batches, rather than numbers."""
+    if not isinstance(leaf, (list, tuple, str, bytes, range)) and not hasattr(leaf, "columns"):
+        fix = "for training.fit make a stream of batches of it, as PyTorch's DataLoader(dataset, batch_size=64) does"
+        checks.fail(where, "an array", f"a data set ({type(leaf).__name__})", fix, TypeError)
+    first = leaf[0] if isinstance(leaf, list) and leaf else None
+    if isinstance(first, (tuple, dict)) and any(np.ndim(part) > 0 for part in jax.tree.leaves(first)):
+        fix = "a list is one array; for training.fit pass them as a stream, iter(batches)"
+        checks.fail(where, "an array", f"a list of {type(first).__name__}s of arrays", fix, TypeError)
 
 
 def _columns(where: str, frame: Any) -> Any:

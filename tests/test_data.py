@@ -109,7 +109,7 @@ FRAME = pd.DataFrame({"age": [1, 2], "town": ["x", "y"], "name": ["a", "b"], "da
         ([[1.0, None]], TypeError, r"got objects in a list; fill or leave out what is missing"),
         (pd.Series([1, None], dtype="object"), TypeError, "got objects in a Series; fill or leave out"),
         (np.ones(2, [("a", float)]), TypeError, "expected numbers, got"),
-        ((value for value in [1.0]), TypeError, "got objects in a generator"),
+        ((value for value in [1.0]), TypeError, "got an iterator .generator."),
         ([[1.0, 2.0], [3.0]], ValueError, r"expected rows of one shape, got a ragged list; pad them"),
         ({"x": [np.ones((2, 2)), np.ones(2)]}, ValueError, r"^data at \['x'\]: .*several arrays go into a tuple"),
         (np.ma.ones(3), TypeError, "got a masked array; fill the masked ones"),
@@ -446,3 +446,38 @@ def test_one_hot_under_jit():
 def test_what_is_not_a_label(labels, classes, error, message):
     with pytest.raises(error, match="^data.one_hot: .*" + message):
         data.one_hot(labels, classes)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            [(np.ones((4, 2)), np.ones(4)), (np.ones((4, 2)), np.ones(4))],
+            r"a list of tuples of arrays; .*iter\(batches\)",
+        ),
+        ([{"x": np.ones((4, 2))}], "a list of dicts of arrays"),
+        ((lambda: 1, np.ones(3)), r"data at \[0\]: expected an array, got a function \(<lambda>\)"),
+        ((iter([1.0]), iter([2.0])), r"expected an array, got an iterator .*zip\(xs, ys\)"),
+    ],
+)
+def test_what_is_a_stream_is_no_array(given, message):
+    with pytest.raises(TypeError, match=message):
+        data.as_arrays(given)
+
+
+def test_a_data_set_of_another_library_is_no_array():
+    class Examples:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            return np.ones(2), 1
+
+    with pytest.raises(TypeError, match=r"got a data set \(Examples\); .*DataLoader\(dataset, batch_size=64\)"):
+        data.as_arrays(Examples())
+
+
+def test_rows_of_numbers_are_an_array_still():
+    assert data.as_arrays([(1, 2), (3, 4)]).shape == (2, 2)
+    assert data.as_arrays([np.ones(2), np.zeros(2)]).shape == (2, 2)
+    assert data.as_arrays(range(3)).shape == (3,)

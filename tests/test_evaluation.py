@@ -182,3 +182,22 @@ def test_tokens_and_lengths_that_cannot_be_are_found_before_training(padded, cha
     _, trainer, (x, y) = padded
     with pytest.raises(ValueError, match=message):
         training.fit(trainer, (change(x), y), key=jax.random.key(0), epochs=1, progress=False)
+
+
+def test_the_states_of_a_sweep_are_not_the_state_of_a_run():
+    def line(rate):
+        return training.supervised(layers.dense(1), losses.squared_error, optax.sgd(rate))
+
+    data = jnp.ones((4, 2)), jnp.ones((4, 1))
+    key = jax.random.key(0)
+    state = line(0.1).init(key, data)
+    several = jax.tree.map(lambda a: jnp.stack([a, a, a]), state._replace(key=None))._replace(
+        key=jax.random.split(key, 3)
+    )
+    for call in (
+        lambda: training.evaluate(line(0.1), several, data),
+        lambda: training.fit(line(0.1), data, key=key, epochs=1, state=several, progress=False),
+        lambda: training.run(line(0.1), data, key=key, epochs=1, state=several),
+    ):
+        with pytest.raises(ValueError, match=r"expected the state of one run, got those of 3 members; take one"):
+            call()

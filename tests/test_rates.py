@@ -78,6 +78,14 @@ def test_a_loss_that_is_never_finite_and_a_rate_that_is_not_used_are_refused():
         training.find_learning_rate(lambda rate: line(0.1), (X, Y), key=KEY)
 
 
+def test_what_makes_no_trainer_of_a_schedule_says_so():
+    with pytest.raises(TypeError, match="expected a function that makes a trainer from a rate, got Trainer"):
+        training.find_learning_rate(line(0.1), (X, Y), key=KEY)
+    with pytest.raises(TypeError) as error:
+        training.find_learning_rate(lambda rate: line(rate * 0.1), (X, Y), key=KEY)
+    assert any("is a schedule, a function of the step" in note for note in error.value.__notes__)
+
+
 def test_it_is_drawn(found):
     axes = plotting.learning_rates(found).axes[0]
     assert axes.get_xscale() == "log"

@@ -222,7 +222,7 @@ def test_a_batch_may_be_a_dict_of_arrays_of_different_lengths():
     terms = training.trainer(training.Objective(init, loss), optax.sgd(0.1))
     points = {"inside": X[:, 0], "border": X[:5, 1]}
     whole = training.fit(terms, points, key=KEY, epochs=4, batch_size=None, progress=False)
-    streamed = training.fit(terms, iter([points] * 4), key=KEY, steps=4, progress=False)
+    streamed = training.fit(terms, iter([points] * 4), key=KEY, steps=4, batch_size=None, progress=False)
     assert_same_bytes(streamed, whole)
 
 
@@ -243,6 +243,17 @@ def test_evaluate_reads_a_stream():
     assert "evaluate: while the stream was read" in error.value.__notes__
     with pytest.raises(ValueError, match="one without end"):
         training.evaluate(PLAIN, state, numbered().repeat())
+
+
+def test_evaluate_waits_for_a_piece_before_its_memory_is_used_again(monkeypatch):
+    monkeypatch.setattr(streams, "_BATCHES", 1)
+    model = layers.serial(layers.dense(512), layers.relu, layers.dense(512), layers.relu, layers.dense(1))
+    wide = training.supervised(model, losses.squared_error, optax.sgd(0.1))
+    x = RNG.normal(size=(40, 256, 512)).astype(np.float32) * np.arange(1, 41, dtype=np.float32)[:, None, None]
+    state = wide.init(KEY, (x[0], x[0, :, :1]))
+    expected = training.evaluate(wide, state, (x.reshape(-1, 512), x[..., :1].reshape(-1, 1)), batch_size=256)
+    found = training.evaluate(wide, state, ((rows, rows[:, :1]) for rows in x))
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-6)
 
 
 # ---- Grain -----------------------------------------------------------------------------------------------------------
@@ -273,6 +284,33 @@ def test_a_grain_iterator_stands_at_the_last_good_step():
         training.fit(wild, reader, key=KEY, steps=50, progress=False)
     assert error.value.step > 0
     assert reader.get_state() == {"next_index": error.value.step}
+
+
+def test_a_grain_iterator_stands_at_the_last_event_that_was_asked_for():
+    reader = iter(shuffled())
+    events = training.steps(PLAIN, reader, key=KEY, steps=50)
+    assert [next(events).step for _ in range(3)] == [1, 2, 3]
+    events.close()
+    assert reader.get_state() == {"next_index": 3}
+    options = {"steps": 50, "steps_per_epoch": 5, "monitor": "loss", "patience": 1, "min_delta": 10.0}
+    reader = iter(shuffled())
+    events = training.steps(PLAIN, reader, key=KEY, **options)
+    assert [event.step for event in events][-1] == 10
+    assert reader.get_state() == {"next_index": 10}
+    reader = iter(numbered())
+    training.evaluate(PLAIN, fit(epochs=1).state, reader)
+    assert next(reader, None) is None
+
+
+def test_a_slow_grain_iterator_is_waited_for():
+    def slow(i):
+        time.sleep(0.1)
+        return X[i], Y[i]
+
+    options = grain.ReadOptions(num_threads=0)
+    reader = iter(grain.MapDataset.range(N).map(slow).repeat().batch(BATCH).to_iter_dataset(options))
+    fit(reader, steps=9, every=1, observers=[lambda event: event.step == 2])
+    assert reader.get_state() == {"next_index": 2}
 
 
 # ---- what breaks off -------------------------------------------------------------------------------------------------
@@ -350,6 +388,28 @@ def test_a_stream_that_is_too_short_says_so():
         fit(Once(), epochs=2)
 
 
+def test_steps_that_are_refused_leave_no_thread():
+    other = training.supervised(layers.dense(3), losses.softmax_cross_entropy, optax.adam(0.1))
+    with pytest.raises(ValueError, match="opt_state"):
+        training.steps(PLAIN, batches, key=KEY, epochs=1, state=other.init(KEY, (X, Y)))
+
+
+def test_a_pass_that_is_longer_than_there_are_numbers_says_so(monkeypatch):
+    monkeypatch.setattr(streams, "numbers_of", lambda passes: 4)
+    with pytest.raises(training.StreamError, match="expected passes of at most 3 batches") as caught:
+        fit(epochs=2)
+    assert caught.value.step == 3
+    assert caught.value.result.history["loss"].shape == (0,)
+
+
+def test_a_length_that_raises_is_none():
+    class Unknown(Loader):
+        def __len__(self):
+            raise NotImplementedError
+
+    assert_same_bytes(fit(Unknown(), epochs=1), in_memory(epochs=1))
+
+
 def test_ctrl_c_while_nothing_comes(capsys, monkeypatch):
     monkeypatch.setattr(streams, "_BATCHES", 1)
     never = threading.Event()
@@ -396,6 +456,15 @@ def test_progress_of_a_stream_whose_length_nobody_knows(capsys):
         (lambda: iter([(X[:8], Y[:8] + 3)]), {"epochs": 1}, ValueError, "classes"),
         (lambda: batches, {"epochs": 1, "validation": batches}, TypeError, "validation"),
         (lambda: (iter(X), iter(Y)), {"epochs": 1}, TypeError, "zip"),
+        (
+            lambda: batches,
+            {"epochs": 1, "validation": Loader()},
+            TypeError,
+            "validation as arrays, got a stream",
+        ),
+        (lambda: list(batches()), {"epochs": 1}, TypeError, r"a list of tuples of arrays.*iter\(batches\)"),
+        (lambda: lambda: batches(), {"epochs": 1}, TypeError, "a function key -> batch, got <lambda>, which does not"),
+        (lambda: zip(X, Y[:, None], strict=True), {"epochs": 1}, ValueError, "5 at .0. and 1 at .1."),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_trained(source, options, error, message):

@@ -344,6 +344,23 @@ def test_the_best_member_is_that_of_the_best_last_number(found):
     assert whole.best("loss").result.history["loss"][-1] == whole.history["loss"][:, -1].min()
 
 
+def test_the_best_member_may_be_that_of_the_best_epoch(found):
+    _, whole = found
+    column = whole.history["validation_accuracy"]
+    best = whole.best("validation_accuracy", "max", at="best")
+    assert best.result.history["validation_accuracy"].max() == column.max()
+    least = whole.best("validation_loss", at="best").result.history["validation_loss"]
+    assert least.min() == whole.history["validation_loss"].min()
+    # A member that went bad counts by the epochs before.
+    dipped = whole.history["validation_loss"].copy()
+    dipped[2] = np.nan
+    dipped[2, 0] = 0.001
+    edited = whole._replace(result=whole.result._replace(history={**whole.history, "validation_loss": dipped}))
+    assert edited.best("validation_loss", at="best").result.history["validation_loss"][0] == np.float32(0.001)
+    with pytest.raises(ValueError, match="expected at to be one of"):
+        whole.best("loss", at="first")
+
+
 def test_a_table_is_sorted_and_reads_back(found):
     _, whole = found
     table = whole.table("validation_loss")

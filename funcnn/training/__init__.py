@@ -1,7 +1,7 @@
 """Training as a pure function: objectives, trainers, ``run``, and ``fit``, which drives it from the host."""
 
-from funcnn.training.driving import Event, NonFiniteError
 from funcnn.training.evaluation import evaluate, predict, predict_members
+from funcnn.training.events import Event, NonFiniteError
 from funcnn.training.fitting import fit, steps
 from funcnn.training.kernels import fuse_small_loops
 from funcnn.training.objectives import Aux, Objective

@@ -11,43 +11,16 @@ import numpy as np
 
 from funcnn import checks
 from funcnn.core import Tree
+from funcnn.training.events import Event, NonFiniteError
 from funcnn.training.looks import Looks
 from funcnn.training.members import Members, last_row
+from funcnn.training.pieces import Buffer, Piece
 from funcnn.training.plans import Plan
 from funcnn.training.programs import Carry, Program, advance
 from funcnn.training.runs import Result, best_of, ordered
 from funcnn.training.sources import length_of
-from funcnn.training.streams import Buffer, Piece, Reader, StreamError
+from funcnn.training.streams import Reader, StreamError
 from funcnn.training.trainers import Trainer, TrainState
-
-
-class Event(NamedTuple):
-    """What is known between two chunks of a run.
-
-    ``epoch`` is the epoch under way or just ended, counted from 1; ``step`` is how many steps were taken; ``state``
-    is the ``TrainState`` after them; ``metrics`` holds what is reported, as numbers: of the whole epoch, with its
-    validation, where it has just ended, and of the part of it that was run otherwise.
-    """
-
-    epoch: int
-    step: int
-    state: TrainState
-    metrics: dict[str, Any]
-
-
-class NonFiniteError(FloatingPointError):
-    """A loss or a parameter became NaN or infinite.
-
-    ``result`` is the ``Result`` up to the last good state, ``epoch`` (counted from 1) and ``step`` (counted from 0)
-    say where.
-    """
-
-    def __init__(self, message: str, result: Result, epoch: int, step: int) -> None:
-        super().__init__(message)
-        self.result = result
-        self.epoch = epoch
-        self.step = step
-
 
 # ---- the compiled programs: one for each trainer, plan and shapes ----------------------------------------------------
 
@@ -108,6 +81,7 @@ class Chunk(NamedTuple):
     row: dict[str, Any]
     is_look: bool = True  # whether the host wanted to see this
     stopped: bool = False  # whether the run ended here, by its patience
+    position: Any = None  # of the iterator behind the last batch, where it is one that knows
 
 
 class Driver(NamedTuple):
@@ -142,8 +116,13 @@ class Driver(NamedTuple):
         """The same run from its beginning, of which a stream has been read before."""
         if self.reader is None:
             return self
-        reader = Reader(self.reader.where, self.reader.source, self.reader.passes, self.reader.total)
-        return self._replace(arrays=reader.begin()[0], reader=reader)
+        was = self.reader
+        reader = Reader(was.where, was.source, was.passes, was.total, one_length=was.one_length)
+        try:
+            return self._replace(arrays=reader.begin()[0], reader=reader)
+        except BaseException:
+            reader.close()
+            raise
 
     def start(self, key: Any, state: TrainState | None) -> Carry:
         """What is carried before the first step, made by one compiled program; of members, from a key for each."""
@@ -162,6 +141,7 @@ class Driver(NamedTuple):
             # A tracer in the key, the data, or whatever the trainer was made from; under grad, good alone is a value.
             fix = "use training.run inside jit, vmap or grad: it is the same run as a pure function"
             checks.fail(self.name, "values, for it is driven from the host", "a tracer", fix, TypeError)
+        jax.block_until_ready(carry.state.step)  # the memory of a piece is about to be used again
         return carry, bool(good), report, row
 
     def spans(self) -> Iterator[Span]:
@@ -216,13 +196,13 @@ class Driver(NamedTuple):
         step = span.taken + min(stop, number) - span.first
         if not first:
             _expect_counted(int(np.max(after.state.step)) - int(np.max(carry.start)), step)
-        self._note(span, step)
-        return Chunk(number, step, after, report, row, stopped=epochs_run >= 0)
+        position = _position(span, step)
+        return Chunk(number, step, after, report, row, stopped=epochs_run >= 0, position=position)
 
-    def _note(self, span: Span, step: int) -> None:
-        """Tell the reader which batch was the last one that was trained on."""
-        if self.reader is not None and span.piece is not None and step > span.taken:
-            self.reader.trained(span.piece.positions[step - span.taken - 1])
+    def trained(self, position: Any) -> None:
+        """Tell the reader where it stood behind the last batch that was trained on."""
+        if self.reader is not None and position is not None:
+            self.reader.trained(position)
 
     def broken(self, span: Span, carry: Carry, error: BaseException) -> StreamError:
         """The error of a stream that broke off: all that came before it has been trained on."""
@@ -244,7 +224,7 @@ class Driver(NamedTuple):
             good, bad = (middle, bad) if self.advanced(carry, first, middle, span)[1] else (good, middle)
         after = self.advanced(carry, first, good, span)[0]
         epoch, step = good // self.plan.epoch_steps + 1, span.taken + good - span.first
-        self._note(span, step)
+        self.trained(_position(span, step))
         got = (
             "a loss that is NaN or infinite" if bad_step == good else "an update that made a parameter NaN or infinite"
         )
@@ -273,6 +253,10 @@ class Driver(NamedTuple):
         row = jax.device_get(chunk.row if ended else chunk.report)
         metrics = {name: _number(row[name]) for name in ordered(row)}
         return Event(-(-chunk.number // self.plan.epoch_steps), chunk.step, chunk.carry.state, metrics)
+
+
+def _position(span: Span, step: int) -> Any:
+    return None if span.piece is None or step == span.taken else span.piece.positions[step - span.taken - 1]
 
 
 def _epochs_run(carry: Carry) -> int:

@@ -16,8 +16,9 @@ from funcnn.training.objectives import predicted
 from funcnn.training.plans import expect_batch_size
 from funcnn.training.programs import evaluated
 from funcnn.training.sources import expect_end, is_stream
+from funcnn.training.states import TrainState, expect_state
 from funcnn.training.streams import Reader
-from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_trainer
+from funcnn.training.trainers import Trainer, expect_trainer
 from funcnn.training.values import expect_finite, expect_like, expect_values
 
 
@@ -90,6 +91,9 @@ def _streamed(trainer: Trainer, state: TrainState, stream: Any) -> dict[str, Any
         for piece in reader:
             for index in range(piece.size):
                 sums = _added(trainer, state, sums, piece.batches, np.int32(index))
+            jax.block_until_ready(sums)  # the reader is about to use the memory of the piece again
+            if piece.size:
+                reader.trained(piece.positions[-1])
             if piece.error is not None:
                 piece.error.add_note("evaluate: while the stream was read")
                 raise piece.error

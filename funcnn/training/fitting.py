@@ -8,7 +8,8 @@ from typing import Any
 
 from funcnn import checks
 from funcnn.training import progress as progresses
-from funcnn.training.driving import Chunk, Driver, Event
+from funcnn.training.driving import Chunk, Driver
+from funcnn.training.events import Event
 from funcnn.training.looks import Looks, by_count, looking
 from funcnn.training.preparing import prepared
 from funcnn.training.programs import Carry
@@ -76,10 +77,22 @@ def steps(
         stops_at_nonfinite=True,
         monitor=monitored("steps", monitor, mode, patience, min_delta, keep_best),
     )
-    carry = run.start(key, state)
-    events = (run.event(chunk) for chunk in run.chunks(carry, by_count(every)) if chunk.is_look)
-    weakref.finalize(events, run.close)  # who goes through it may stop anywhere, and then forgets it
+    try:
+        carry = run.start(key, state)
+    except BaseException:
+        run.close()
+        raise
+    events = _events(run, run.chunks(carry, by_count(every)))
+    weakref.finalize(events, run.close)  # who goes through it may stop anywhere, even before it begins, and forget it
     return events
+
+
+def _events(run: Driver, chunks: Iterator[Chunk]) -> Iterator[Event]:
+    with contextlib.closing(run):
+        for chunk in chunks:
+            run.trained(chunk.position)
+            if chunk.is_look:
+                yield run.event(chunk)
 
 
 def fit(
@@ -196,12 +209,12 @@ def driven(
     run: Driver, carry: Carry, next_look: Looks, observers: list[Observer], progress: bool
 ) -> tuple[Result, bool]:
     """The loop of ``fit``: a chunk, then everybody who wants to see it; and whether nobody broke it off."""
-    taken, number, is_whole = 0, 0, True
+    chunk, is_whole = Chunk(0, 0, carry, {}, {}), True
     with contextlib.ExitStack() as stack:
         watching = [_named_progress(stack, run)] if progress else []
         try:
             for chunk in run.chunks(carry, next_look):
-                carry, taken, number = chunk.carry, chunk.step, chunk.number
+                run.trained(chunk.position)
                 if not chunk.is_look or (not watching and not observers):
                     continue
                 event = run.event(chunk)
@@ -213,9 +226,10 @@ def driven(
                     progresses.say(_why(run, chunk))
         except KeyboardInterrupt:
             is_whole = False
+            run.trained(chunk.position)  # it may come anywhere: what counts is the chunk at hand
             whole = "" if run.total is None else f" of {run.total}"
-            progresses.say(f"{run.name}: interrupted; this is the result after {taken}{whole} steps")
-    return run.result(carry, number), is_whole
+            progresses.say(f"{run.name}: interrupted; this is the result after {chunk.step}{whole} steps")
+    return run.result(chunk.carry, chunk.number), is_whole
 
 
 def _why(run: Driver, chunk: Chunk) -> str:

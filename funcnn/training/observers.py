@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from funcnn import checks
-from funcnn.training.driving import Event
+from funcnn.training.events import Event
 
 
 def json_lines(path: str | os.PathLike[str]) -> Callable[[Event], None]:

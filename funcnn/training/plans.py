@@ -1,5 +1,6 @@
 """What is static about a run, how many steps of which sizes: decided, and checked, before anything is compiled."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,9 +9,10 @@ import jax
 from funcnn import checks
 from funcnn import data as datasets
 from funcnn.core import Tree
-from funcnn.training.sources import expect_end, is_stream, length_of
+from funcnn.training.pieces import Buffer
+from funcnn.training.sources import expect_end, is_stream, length_of, numbers_of
 from funcnn.training.stopping import Monitor
-from funcnn.training.streams import Buffer, Reader
+from funcnn.training.streams import Reader
 
 # What is given where nothing is said, which a stream need not have.
 _BATCH_SIZE = 32
@@ -73,6 +75,7 @@ def planned(
         fix = "training.fit, training.steps and training.sweep take a stream; load it into arrays for all else"
         checks.fail(where, "arrays, or a function of a key", f"a stream ({type(data).__name__})", fix, TypeError)
     if callable(data):
+        _expect_draws(where, data)
         source, arrays, examples, size = data, None, 0, 0
         epoch_steps = 1 if steps_per_epoch is None else checks.expect_count(where, "steps_per_epoch", steps_per_epoch)
     else:
@@ -86,6 +89,18 @@ def planned(
         epoch_steps = 1 if size == 0 else examples // size if drop_last else -(-examples // size)
     total = _total(where, epochs, steps, epoch_steps)
     return Plan(source, examples, size, epoch_steps, total, shuffle, stops_at_nonfinite, monitor), arrays
+
+
+def _expect_draws(where: str, function: Any) -> None:
+    """Raise unless a function can be called with a key alone."""
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        name = getattr(function, "__name__", type(function).__name__)
+        fix = "a stream is a generator function, one that yields, or what can be iterated"
+        checks.fail(where, "a function key -> batch", f"{name}, which does not take one argument", fix, TypeError)
+    except ValueError:
+        return  # a builtin that does not say
 
 
 def _total(where: str, epochs: int | None, steps: int | None, epoch_steps: int) -> int:
@@ -124,13 +139,15 @@ def streamed(
     if epochs is not None and steps_per_epoch is None:
         passes = checks.expect_count(where, "epochs", epochs)
         expect_end(where, stream, passes)
-        epoch_steps = (2**31 - 1) // (passes + 1)
-        total, reader = passes * epoch_steps, Reader(where, stream, passes, None)
+        epoch_steps = numbers_of(passes)
+        if epoch_steps < 2:
+            checks.fail(where, "fewer than 2**30 epochs", str(passes), "train in several runs, each from the last")
+        total, reader = passes * epoch_steps, Reader(where, stream, passes, None, one_length=batch_size is not None)
     else:
         per = length_of(stream) or 1 if steps_per_epoch is None else steps_per_epoch
         epoch_steps = checks.expect_count(where, "steps_per_epoch", per)
         total = _total(where, epochs, steps, epoch_steps)
-        reader = Reader(where, stream, None, total)
+        reader = Reader(where, stream, None, total, one_length=batch_size is not None)
     try:
         buffer, size = reader.begin()
         if batch_size not in (None, _BATCH_SIZE, size):
@@ -155,6 +172,9 @@ def validation_arrays(plan: Plan, validation: Any, where: str) -> Tree:
     if isinstance(validation, (int, float)):
         fix = "split first: train, test = data.split(everything, 0.2, key=key)"
         checks.fail(where, "validation as arrays", f"the number {validation}", fix, TypeError)
+    if is_stream(validation):
+        got = f"a stream ({type(validation).__name__})"
+        checks.fail(where, "validation as arrays", got, "load it: all of it is evaluated after each epoch", TypeError)
     if callable(validation):
         checks.fail(
             where, "validation as arrays", "a function", "draw the validation data once, before the run", TypeError

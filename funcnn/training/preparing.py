@@ -10,9 +10,10 @@ from funcnn.core import expect_key
 from funcnn.training.driving import Driver
 from funcnn.training.plans import planned, streamed, validation_arrays
 from funcnn.training.sources import is_stream
+from funcnn.training.states import expect_state
 from funcnn.training.stopping import Monitor
 from funcnn.training.streams import Reader
-from funcnn.training.trainers import Trainer, expect_state, expect_trainer
+from funcnn.training.trainers import Trainer, expect_trainer
 from funcnn.training.values import expect_values
 
 
@@ -61,11 +62,11 @@ def prepared(
         batch = arrays if reader is None else jax.tree.map(lambda a: np.asarray(a[0]), arrays.batches)
         expect_values(where, trainer, batch, held_out, state)
         _expect_counted(where, trainer, reader, batch)
+        arrays, held_out = jax.device_put((arrays, held_out))
     except BaseException:
         if reader is not None:
             reader.close()
         raise
-    arrays, held_out = jax.device_put((arrays, held_out))
     return Driver(trainer, plan, arrays, held_out, reader=reader)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from funcnn.training.driving import Event
+from funcnn.training.events import Event
 
 # A line at most so often, in seconds: a log that nobody watches should stay short.
 _LINE_SECONDS = 5.0

@@ -78,7 +78,7 @@ def find_learning_rate(
         asked.append(step)
         return low * (high / low) ** (step / (steps - 1))
 
-    trainer = make_trainer(schedule)
+    trainer = _made(where, make_trainer, schedule)
     given = prepared(
         where,
         trainer,
@@ -117,6 +117,18 @@ def find_learning_rate(
 # Of a batch the loss is mostly noise. So each is averaged with those before and behind it: only with those before it
 # the curve would lag behind the rate. The window is a part of the decades, whatever the number of steps.
 _PART = 18
+
+
+def _made(where: str, make_trainer: Any, schedule: Callable[[Any], Any]) -> Trainer:
+    if not callable(make_trainer) or isinstance(make_trainer, Trainer):
+        fix = "pass a function: lambda rate: training.supervised(..., optax.adam(rate))"
+        checks.fail(where, "a function that makes a trainer from a rate", type(make_trainer).__name__, fix, TypeError)
+    try:
+        made: Any = make_trainer(schedule)
+        return made
+    except TypeError as error:
+        error.add_note(f"{where}: what it is called with is a schedule, a function of the step, for an optimizer")
+        raise
 
 
 def _suggested(where: str, rates: Any, losses: Any) -> RateRange:

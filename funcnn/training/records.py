@@ -144,17 +144,20 @@ class Sweep(NamedTuple):
         last = np.asarray(self.history.get("epochs_run", np.full(len(column), column.shape[1]))) - 1
         return column[np.arange(len(column)), last]
 
-    def best(self, name: str, mode: str | None = None) -> Member:
-        """The member that is best at its last epoch by a column of the history; NaN is never best.
+    def best(self, name: str, mode: str | None = None, *, at: str = "last") -> Member:
+        """The member that is best by a column of the history; NaN is never best.
 
         Args:
             name: of the column, for instance ``"validation_accuracy"``.
             mode: ``"min"`` where less is better, ``"max"`` where more is; needed unless it is a loss.
+            at: ``"last"`` compares members at the last epoch of each; ``"best"`` at its best one, whose state
+                ``keep_best=True`` keeps.
 
         Raises:
             ValueError: there is no such column, or no member has a number there.
         """
-        order, values = self._order(name, mode)
+        checks.expect_option("sweep", "at", at, ("last", "best"))
+        order, values = self._order(name, mode, at)
         if not np.isfinite(values[order[0]]):
             fix = "lower the learning rates of the grid"
             checks.fail("sweep", f"a member with a finite {name}", "none", fix)
@@ -189,9 +192,14 @@ class Sweep(NamedTuple):
         rows = [(*(cells[n][p[0]] for n in cells), *(v for n in names for v in _spread(numbers[n][p]))) for p in points]
         return Table(columns, tuple(rows))
 
-    def _order(self, name: str, mode: str | None) -> tuple[Any, Any]:
-        values = self.final(name)
-        return _sorted(values, mode_of("sweep", name, mode)), values
+    def _order(self, name: str, mode: str | None, at: str = "last") -> tuple[Any, Any]:
+        values, mode = self.final(name), mode_of("sweep", name, mode)
+        if at == "best":
+            column = np.asarray(self.history[name])
+            worst = np.inf if mode == "min" else -np.inf
+            reached = np.where(np.isfinite(column), column, worst)
+            values = reached.min(axis=1) if mode == "min" else reached.max(axis=1)
+        return _sorted(values, mode), values
 
     def __repr__(self) -> str:
         columns = ", ".join(f"{name} {np.shape(column)}" for name, column in self.history.items())

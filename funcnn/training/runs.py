@@ -10,8 +10,9 @@ from funcnn.core import Tree, expect_key
 from funcnn.training.loops import REMAT, STATIC, Loops
 from funcnn.training.plans import Plan, planned, validation_arrays
 from funcnn.training.programs import Carry, Program, advance
+from funcnn.training.states import TrainState, expect_state
 from funcnn.training.stopping import forward_only, monitored
-from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_trainer
+from funcnn.training.trainers import Trainer, expect_trainer
 
 
 class Result(NamedTuple):

@@ -25,6 +25,11 @@ def is_stream(data: Any) -> bool:
     return jax.tree_util.all_leaves([data]) and not hasattr(data, "__array__") and not hasattr(data, "columns")
 
 
+def is_list_of_arrays(batch: list[Any]) -> bool:
+    """Whether a list is what PyTorch's loaders make of a tuple, and not rows of numbers."""
+    return any(hasattr(part, "__array__") or isinstance(part, (dict, tuple)) for part in batch)
+
+
 def is_once(source: Any) -> bool:
     """Whether a stream can be gone through only once."""
     return isinstance(source, Iterator)
@@ -39,8 +44,13 @@ def length_of(source: Any) -> int | None:
 def _length(source: Any) -> int | None:
     try:
         return len(source)
-    except TypeError:
+    except Exception:  # loaders that do not know raise what they like
         return None
+
+
+def numbers_of(passes: int) -> int:
+    """How many numbers there are for the steps of an epoch that is one of so many passes."""
+    return (2**31 - 1) // (passes + 1)
 
 
 def expect_end(where: str, source: Any, epochs: int | None) -> None:

@@ -2,6 +2,9 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from funcnn import checks
 from funcnn.core import Tree
 
 
@@ -13,3 +16,13 @@ class TrainState(NamedTuple):
     opt_state: Tree
     key: Any
     step: Any
+
+
+def expect_state(where: str, state: Any) -> None:
+    """Raise unless ``state`` is a ``TrainState`` or ``None``."""
+    if state is not None and not isinstance(state, TrainState):
+        fix = "pass result.state, or trainer.init(key, batch)._replace(params=...)"
+        checks.fail(where, "state as a TrainState", type(state).__name__, fix, TypeError)
+    if state is not None and np.ndim(state.step) != 0:
+        fix = "take one, found.members[0].result.state; to ask all of them there is predict_members"
+        checks.fail(where, "the state of one run", f"those of {np.shape(state.step)[0]} members", fix)

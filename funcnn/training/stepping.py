@@ -12,7 +12,8 @@ from funcnn.core import Tree
 from funcnn.training.loops import DYNAMIC
 from funcnn.training.plans import Plan
 from funcnn.training.programs import Carry, Program, advance
-from funcnn.training.trainers import Trainer, TrainState, expect_state, expect_trainer
+from funcnn.training.states import TrainState, expect_state
+from funcnn.training.trainers import Trainer, expect_trainer
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

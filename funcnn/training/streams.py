@@ -1,13 +1,11 @@
 """Batches that come one after the other, from a file or a loader: read ahead by a thread, used in pieces of many."""
 
 import collections
-import contextlib
-import math
 import queue
 import threading
 import time
 from collections.abc import Generator, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,62 +13,13 @@ import numpy as np
 from funcnn import checks
 from funcnn import data as datasets
 from funcnn.core import Tree, shown
-from funcnn.training.sources import begun, is_once, length_of, position_of
+from funcnn.training.pieces import Buffer, Form, Piece
+from funcnn.training.sources import begun, is_list_of_arrays, is_once, length_of, numbers_of, position_of
 
 # A piece is as large as is worth a call of a compiled program, and waits for more batches no longer than this.
 _BYTES, _BATCHES, _SECONDS = 2**23, 1024, 0.2
-_ALIGNED = 64
-
-
-class Buffer(NamedTuple):
-    """What a compiled program is given of a stream."""
-
-    batches: Tree  # along an axis in front; only the first ones count
-    base: Any  # the number of the first one among all steps of the run
-    last: Any  # the number of steps after which the epoch ends; -1 where it goes on
-
-
-class Piece(NamedTuple):
-    """Batches that were read, and what came after them."""
-
-    batches: Tree  # on the device, along an axis in front; None where there are none
-    size: int  # how many there are
-    is_rest: bool = False  # whether it is one smaller batch
-    ends: bool = False  # whether the pass ended here
-    positions: tuple[Any, ...] = ()  # of the iterator behind each of the batches, where it knows
-    error: BaseException | None = None
-    room: Any = None  # the memory that they are in, to be used again
-
-
-class Form(NamedTuple):
-    """The structure of a whole batch, and the shape and dtype of each array in it."""
-
-    structure: Any = None  # not known before the first batch
-    shapes: tuple[tuple[int, ...], ...] = ()
-    dtypes: tuple[Any, ...] = ()
-
-    @property
-    def spec(self) -> Tree:
-        """The batch as shapes."""
-        pairs = zip(self.shapes, self.dtypes, strict=True)
-        return jax.tree.unflatten(self.structure, [jax.ShapeDtypeStruct(*pair) for pair in pairs])
-
-    @property
-    def names(self) -> str:
-        """The dtypes, in words."""
-        return ", ".join(map(str, self.dtypes))
-
-    def buffers(self, count: int) -> list[Any]:
-        """Room for so many batches, and for two at least: XLA makes another program of the choice among one."""
-        return [_room((max(count, 2), *s), dtype) for s, dtype in zip(self.shapes, self.dtypes, strict=True)]
-
-
-def _room(shape: tuple[int, ...], dtype: Any) -> Any:
-    """An array that is not filled, at a place in memory at which a CPU takes it as it is, without a copy."""
-    size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + _ALIGNED, np.uint8)
-    begin = -memory.ctypes.data % _ALIGNED
-    return memory[begin : begin + size].view(dtype).reshape(shape)
+# So long is waited for a reader in the middle of a batch, where its iterator is then to be set back.
+_PATIENCE = 10.0
 
 
 class StreamError(RuntimeError):
@@ -92,23 +41,28 @@ class Reader:
     It reads ``passes`` times through the source, or until there are ``total`` batches; at most two pieces ahead.
     """
 
-    def __init__(self, where: str, source: Any, passes: int | None, total: int | None) -> None:
-        self.where, self.source, self.passes, self.total = where, source, passes, total
+    def __init__(
+        self, where: str, source: Any, passes: int | None, total: int | None, *, one_length: bool = True
+    ) -> None:
+        self.where, self.source, self.passes, self.total, self.one_length = where, source, passes, total, one_length
         self.form = Form()
         self._capacity = 1
         self._first: Piece | None = None
         self._free: collections.deque[list[Any]] = collections.deque()  # fresh memory costs as much as a copy
-        self._pieces: queue.Queue[Piece | None] = queue.Queue(maxsize=1)
-        self._closed = threading.Event()
-        self._position = position_of(source)
+        # Queues and a flag without a lock of Python's own, which Ctrl-C may leave locked.
+        self._pieces: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._asked.put(None)
+        self._closed = False
+        self._position = position_of(source) if is_once(source) else None
         config: Any = jax.config
         settings = config.jax_enable_x64, config.jax_default_device  # a thread has its own
         self._thread = threading.Thread(target=self._run, args=settings, name="funcnn stream", daemon=True)
-        self._thread.start()
 
     def begin(self) -> tuple[Buffer, int]:
         """The first batches, and how many examples are in a whole one; what goes wrong with the first one is raised."""
-        first = self._first = self._pieces.get()
+        self._thread.start()  # not before somebody is there to close it, who may be interrupted
+        first = self._first = self._next()
         if first is None or not first.size:
             error = None if first is None else first.error
             error = RuntimeError("the thread that reads has ended") if error is None else error
@@ -123,7 +77,12 @@ class Reader:
             yield piece
             if piece.room is not None:
                 self._free.append(piece.room)  # who asks for the next one has done with this one
-            piece = self._pieces.get()
+            piece = self._next()
+
+    def _next(self) -> Piece | None:
+        piece = self._pieces.get()
+        self._asked.put(None)
+        return piece
 
     def trained(self, position: Any) -> None:
         """Note where the iterator stood after the last batch that was trained on."""
@@ -131,13 +90,18 @@ class Reader:
 
     def close(self) -> None:
         """End the thread, and set an iterator that was given back to where training ended."""
-        if self._closed.is_set():
+        if self._closed:
             return
-        self._closed.set()
-        with contextlib.suppress(queue.Empty):
-            self._pieces.get_nowait()
-        self._thread.join(timeout=2 * _SECONDS)  # it may be waiting for a batch that never comes
-        if is_once(self.source) and self._position is not None and not self._thread.is_alive():
+        self._closed = True
+        self._asked.put(None)
+        if self._thread.ident is not None:
+            # The next batch may never come.
+            self._thread.join(timeout=2 * _SECONDS if self._position is None else _PATIENCE)
+        if not self._thread.is_alive():
+            self._go_back()
+
+    def _go_back(self) -> None:
+        if self._position is not None:
             self.source.set_state(self._position)
 
     # ---- in the thread -----------------------------------------------------------------------------------------------
@@ -147,17 +111,19 @@ class Reader:
             try:
                 for piece in self._read():
                     if not self._put(piece):
-                        return
+                        break
             except BaseException as error:  # whatever it is, it is for the thread that waits for a batch
                 self._put(Piece(None, 0, error=error))
-        self._put(None)
+        if not self._put(None):
+            self._go_back()
 
     def _put(self, piece: Piece | None) -> bool:
-        while not self._closed.is_set():
-            with contextlib.suppress(queue.Full):
-                self._pieces.put(piece, timeout=_SECONDS)
-                return True
-        return False
+        self._asked.get()
+        if self._closed:
+            self._asked.put(None)  # so that nothing waits again
+            return False
+        self._pieces.put(piece)
+        return True
 
     def _read(self) -> Iterator[Piece]:
         """The pieces. Each is held back until it is known what comes after it: the end of a pass is part of it."""
@@ -174,6 +140,8 @@ class Reader:
             return made
 
         for read in self._batches():
+            if self._closed:
+                return
             if isinstance(read, BaseException):
                 yield piece(error=read)
                 return
@@ -205,18 +173,24 @@ class Reader:
     def _batches(self) -> Iterator[tuple[list[Any], Any] | BaseException | None]:
         """The leaves of each batch and the position behind it; ``None`` at the end of an epoch that is a pass."""
         count, passes, smaller = 0, 0, None
+        most = None if self.passes is None else numbers_of(self.passes) - 1
         while passes != self.passes and count != self.total:
             before, passes = count, passes + 1
             try:
                 iterator = begun(self.source)
                 while count != self.total and (batch := next(iterator, _END)) is not _END:
                     leaves = self._checked(batch, count)
+                    if count - before == most:
+                        fix = "pass steps_per_epoch, or fewer epochs"
+                        checks.fail(self.where, f"passes of at most {most} batches, to have {self.passes}", "more", fix)
                     smaller = self._expect_form([leaf.shape for leaf in leaves], smaller, count)
                     count += 1
-                    yield leaves, position_of(iterator)
+                    yield leaves, position_of(iterator) if is_once(self.source) else None
                 if count == before:
                     self._fail_ended(count)
-            except (Exception, SystemExit) as error:
+            except GeneratorExit:
+                raise
+            except BaseException as error:
                 yield error
                 return
             if self.passes is not None:
@@ -245,9 +219,9 @@ class Reader:
 
     def _converted(self, batch: Any, number: int) -> list[Any]:
         """The arrays of a batch that is not yet of what arrays are of, or the first, or cannot be used."""
-        batch = tuple(batch) if isinstance(batch, list) and _is_list_of_arrays(batch) else batch
+        batch = tuple(batch) if isinstance(batch, list) and is_list_of_arrays(batch) else batch
         where = f"{self.where}: batch {number} of the stream"
-        arrays = jax.tree.map(np.asarray, datasets.as_arrays(batch, where=where, one_length=False))
+        arrays = jax.tree.map(np.asarray, datasets.as_arrays(batch, where=where, one_length=self.one_length))
         leaves, structure = jax.tree.flatten(arrays)
         form = self.form
         if form.structure is None:
@@ -283,8 +257,3 @@ _END = object()
 def _differs(leaf: Any, shape: tuple[int, ...], dtype: Any) -> bool:
     """Whether this is anything else than an array of the dtype of the first batch and the shape of a whole one."""
     return type(leaf) is not np.ndarray or leaf.dtype != dtype or leaf.shape != shape
-
-
-def _is_list_of_arrays(batch: list[Any]) -> bool:
-    """Whether a list is what PyTorch's loaders make of a tuple, and not rows of numbers."""
-    return any(hasattr(part, "__array__") or isinstance(part, (dict, tuple)) for part in batch)

@@ -122,8 +122,12 @@ def measured(
     if dead_units in asked.values() and "penalty" in info:
         fix = "let the optimizer pull at the weights, with optax.add_decayed_weights or optax.adamw"
         checks.fail("dead_units", "no penalty, whose gradient is nowhere 0", "one", fix)
-    return info | {
-        "telemetry": {
-            name: jax.tree.map(jnp.asarray, function(params, gradient, updates)) for name, function in asked.items()
-        }
-    }
+    return info | {"telemetry": {name: _asked(name, asked[name], params, gradient, updates) for name in asked}}
+
+
+def _asked(name: str, function: Telemetry, params: Tree, gradient: Tree, updates: Tree) -> Any:
+    try:
+        return jax.tree.map(jnp.asarray, function(params, gradient, updates))
+    except Exception as error:
+        error.add_note(f"telemetry {name!r}: a function (params, gradient, updates) -> arrays")
+        raise

@@ -290,10 +290,3 @@ def expect_trainer(where: str, value: Any) -> None:
     if not isinstance(value, Trainer):
         fix = "make one with training.supervised(model, loss, optimizer)"
         checks.fail(where, "a Trainer", type(value).__name__, fix, TypeError)
-
-
-def expect_state(where: str, state: Any) -> None:
-    """Raise unless ``state`` is a ``TrainState`` or ``None``."""
-    if state is not None and not isinstance(state, TrainState):
-        fix = "pass result.state, or trainer.init(key, batch)._replace(params=...)"
-        checks.fail(where, "state as a TrainState", type(state).__name__, fix, TypeError)

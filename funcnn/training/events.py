@@ -1,0 +1,34 @@
+"""What is told of a run that is under way: what an observer sees, and what went wrong."""
+
+from typing import Any, NamedTuple
+
+from funcnn.training.runs import Result
+from funcnn.training.states import TrainState
+
+
+class Event(NamedTuple):
+    """What is known between two chunks of a run.
+
+    ``epoch`` is the epoch under way or just ended, counted from 1; ``step`` is how many steps were taken; ``state``
+    is the ``TrainState`` after them; ``metrics`` holds what is reported, as numbers: of the whole epoch, with its
+    validation, where it has just ended, and of the part of it that was run otherwise.
+    """
+
+    epoch: int
+    step: int
+    state: TrainState
+    metrics: dict[str, Any]
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or a parameter became NaN or infinite.
+
+    ``result`` is the ``Result`` up to the last good state, ``epoch`` (counted from 1) and ``step`` (counted from 0)
+    say where.
+    """
+
+    def __init__(self, message: str, result: Result, epoch: int, step: int) -> None:
+        super().__init__(message)
+        self.result = result
+        self.epoch = epoch
+        self.step = step
