@@ -358,6 +358,7 @@ def test_files_that_do_not_belong_together(example, stream, tmp_path):
 model = layers.serial(layers.function(lambda x: x.astype(jnp.float32) / 100), layers.dense(7))
 
 
+@pytest.mark.slow
 def test_fit_learns_from_files_what_a_loop_over_them_learns(stream, key):
     trainer = training.supervised(model, losses.softmax_cross_entropy, optax.adam(0.1))
     options = {"batch_size": 16, "window": 2, "block": 5}

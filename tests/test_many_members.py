@@ -260,6 +260,7 @@ def assert_says_something(found):
     assert (at_best < counts).any()
 
 
+@pytest.mark.slow
 def test_each_of_a_few_members_ends_where_a_loop_ends_and_keeps_its_best():
     found = stopped(16, "patience", "map")
     assert len(set(found.history["epochs_run"].tolist())) > 2

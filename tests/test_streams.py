@@ -89,7 +89,7 @@ def test_a_stream_of_the_batches_is_the_run_on_the_arrays(whole, source, every):
     assert_same_bytes(fit(source, TRAINER, epochs=3, validation=HELD_OUT, every=every), whole)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_where_pieces_are_cut_changes_nothing(whole, monkeypatch, size):
     monkeypatch.setattr(streams, "_BATCHES", size)
     assert_same_bytes(fit(trainer=TRAINER, epochs=3, validation=HELD_OUT), whole)
@@ -103,6 +103,7 @@ def test_a_slow_reader_is_used_as_it_comes(whole, monkeypatch):
     assert seen[-1] == 12
 
 
+@pytest.mark.slow
 def test_epochs_of_so_many_steps_are_counted_across_passes():
     counted = fit(steps_per_epoch=4, epochs=2)
     assert_same_bytes(counted, in_memory(epochs=2))
@@ -136,6 +137,7 @@ def test_steps_of_a_stream():
     assert [event.step for event in three] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_it_stops_early_where_the_run_on_arrays_does():
     options = {"epochs": 30, "validation": HELD_OUT, "monitor": "validation_loss", "patience": 2, "keep_best": True}
     options |= {"min_delta": 0.03}
@@ -286,6 +288,7 @@ def test_a_grain_iterator_stands_at_the_last_good_step():
     assert reader.get_state() == {"next_index": error.value.step}
 
 
+@pytest.mark.slow
 def test_a_grain_iterator_stands_at_the_last_event_that_was_asked_for():
     reader = iter(shuffled())
     events = training.steps(PLAIN, reader, key=KEY, steps=50)
@@ -302,6 +305,7 @@ def test_a_grain_iterator_stands_at_the_last_event_that_was_asked_for():
     assert next(reader, None) is None
 
 
+@pytest.mark.slow
 def test_a_slow_grain_iterator_is_waited_for():
     def slow(i):
         time.sleep(0.1)
@@ -489,7 +493,8 @@ def test_what_takes_no_stream_says_so(call):
 # ---- sweeps ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["map", "vmap"])
 def test_members_may_share_a_stream(how):
     options = {"key": KEY, "epochs": 2, "how": how, "progress": False, "validation": HELD_OUT}
     rates = jnp.array([1e-3, 1e-2, 3e-2])

@@ -96,6 +96,7 @@ def test_it_changes_nothing_else(whole):
     assert sorted(plain.history) == sorted(whole.history)
 
 
+@pytest.mark.slow
 def test_it_ends_where_the_run_ends(whole):
     seen = training.fit(TRAINER, (X, Y), progress=False, every=1, observers=[lambda event: event.epoch == 2], **RUN)
     assert_same_bytes(seen.telemetry, jax.tree.map(lambda a: a[:6], whole.telemetry))
@@ -122,7 +123,8 @@ def test_it_shows_how_a_run_went_bad():
     assert (np.diff(norms) > 0).all()
 
 
-@pytest.mark.parametrize("how", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["map", "vmap"])
 def test_members_of_a_sweep_have_it_each(whole, how):
     found = training.sweep(made, jnp.array([0.01, 0.05]), (X, Y), progress=False, how=how, **RUN)
     assert found.telemetry["update_ratio"]["dense_0/kernel"].shape == (2, 9)
@@ -133,6 +135,7 @@ def test_members_of_a_sweep_have_it_each(whole, how):
     )
 
 
+@pytest.mark.slow
 def test_a_stream_has_it_where_its_steps_are_counted(whole):
     def batches():
         yield from ((X[b : b + BATCH], Y[b : b + BATCH]) for b in range(0, N, BATCH))
