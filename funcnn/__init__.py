@@ -17,6 +17,7 @@ from funcnn import (
     targets,
     training,
     trees,
+    weights,
 )
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "targets",
     "training",
     "trees",
+    "weights",
 ]
 
 __version__ = "0.1.0"

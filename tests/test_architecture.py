@@ -26,6 +26,7 @@ LONGER = {
     "trees.py": "small functions over paths; half of it are docstrings",
     "data.py": "one story, from what people have to arrays; a third of it are docstrings",
     "losses.py": "many small functions, and two thirds of it are docstrings",
+    "weights.py": "what is written and what is read are one format; a third of it are docstrings",
     "metrics.py": "many small functions, and half of it are docstrings",
 }
 # What a person watches while it runs; everything else returns text.
