@@ -13,7 +13,7 @@ SOURCE = PAGE.parent.parent / "funcnn"
 
 # What networks are built from, and then what layers are built from.
 MODULES = (
-    *("layers", "models", "losses", "metrics", "penalties", "training", "data", "trees"),
+    *("layers", "models", "losses", "metrics", "penalties", "training", "data", "trees", "weights"),
     *("inspection", "plotting", "core"),
 )
 

@@ -1,7 +1,9 @@
 """What holds for every test: strict numerics, no window, and no oracle left out where all of them are required."""
 
+import gc
 import importlib.util
 import os
+from pathlib import Path
 
 import hypothesis
 import jax
@@ -36,6 +38,20 @@ def torch():
 def key():
     """A typed key, the same for every test."""
     return jax.random.key(0)
+
+
+# Each compiled program takes some of the maps of memory that Linux gives a process, 65,530 of them, and XLA crashes
+# where there are no more. A process of the slow tests compiles that many.
+_MAPS = 25_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Forget what was compiled for the tests of other files, before there is too much of it."""
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > _MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 _compiled = []
