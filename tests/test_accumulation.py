@@ -69,6 +69,7 @@ def test_several_terms_with_weights_of_their_own():
     close(one_step(several_terms(5), batch), one_step(several_terms(None), batch))
 
 
+@pytest.mark.slow
 def test_an_epoch_ends_with_a_step_on_what_is_left():
     options = {"key": KEY, "epochs": 3, "batch_size": 6}  # 6, 6 and 1
     optimizer = optax.adam(0.01)

@@ -292,6 +292,7 @@ def stacked(cache):
 LATER = [pytest.param(pieces, marks=pytest.mark.slow) for pieces in ([1] * 6, [6], [1, 3, 2])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", [[4, 2], *LATER])
 def test_decoding_with_the_cache_is_the_full_pass(pieces):
     x = drawn(3, 6, 8)

@@ -151,6 +151,7 @@ def padded():
     return model, trainer, (x, rng.integers(0, 2, 12))
 
 
+@pytest.mark.slow
 def test_side_inputs_that_are_handed_on_are_no_part_of_the_prediction(padded):
     model, trainer, (x, y) = padded
     result = training.run(trainer, (x, y), key=jax.random.key(0), epochs=1, batch_size=5)

@@ -68,6 +68,7 @@ def cross_entropy(torch, **options):
 # ---- weights ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_class_weights_are_the_weights_of_their_examples(torch):
     data = X, LABELS, OF_CLASSES[LABELS]
     line = supervised()
@@ -308,6 +309,7 @@ def test_loss_scaling_is_a_loop_that_leaves_out_what_overflows():
 # ---- accumulation ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shuffle", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_four_unequal_parts_are_their_sum_also_at_the_end_of_an_epoch(shuffle):
     """In float64, so that rounding is far below anything else: batches in 3, 3, 3, 2, the last in 3, 3, 1."""

@@ -53,6 +53,7 @@ def test_slopes_by_decay_weights_and_the_data_are_those_of_differences():
             np.testing.assert_allclose(jnp.sum(slopes[name] * direction), (high - low) / (2 * h), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

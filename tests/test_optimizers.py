@@ -125,6 +125,7 @@ ROWS = np.random.default_rng(1).normal(size=(12, 2)).astype(np.float32)
 SUMS = ROWS.sum(1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_the_average_is_that_of_the_params_after_each_step_and_is_evaluated():
     trainer = averaging(training.averaged(optax.adam(0.05), 0.8), evaluation_params=training.average_of)
     plain = averaging(optax.adam(0.05))

@@ -335,6 +335,7 @@ def test_what_is_masked_is_as_if_it_were_not_there(reverse):
         close(last[i], alone[0, 0 if reverse else -1] if seen.any() else jnp.zeros(3))
 
 
+@pytest.mark.slow
 def test_lengths_are_a_mask_and_gradients_of_the_padding_are_zero():
     x, lengths = random(4, 5, 2), np.array([5, 2, 0, 3])
     mask = np.arange(5)[None] < lengths[:, None]

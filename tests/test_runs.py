@@ -75,6 +75,7 @@ def by_hand(rate, dropped, validation):
     return params, {name: [row[name] for row in history] for name in history[0]}
 
 
+@pytest.mark.slow
 def test_a_run_is_what_its_formula_says():
     validation = RNG.normal(size=(9, 4)).astype(np.float32), RNG.integers(0, 3, 9)
     params, history = by_hand(0.02, 0.25, validation)

@@ -124,6 +124,7 @@ def test_the_best_state_without_stopping_is_part_of_the_scan_and_has_gradients()
     assert_same_bytes(result.best, run(epochs=5, patience=None, keep_best=True).best)
 
 
+@pytest.mark.slow
 def test_more_is_better():
     result = fit(monitor="validation_accuracy", mode="max", patience=4, keep_best=True)
     column = result.history["validation_accuracy"]
@@ -170,6 +171,7 @@ def test_it_says_why_it_ended(capsys):
     assert f"{said} {best:.4g}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_bad_hands_back_the_best():
     x, y = TRAIN
     bad = made(lambda count: jnp.where(count < 9, 1e-2, jnp.nan))

@@ -265,6 +265,7 @@ def shuffled(seed=3):
     return grain.MapDataset.range(N).shuffle(seed=seed).map(lambda i: (X[i], Y[i])).repeat().batch(BATCH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_iterator", [iter, lambda dataset: iter(dataset.to_iter_dataset())], ids=["map", "iter"])
 def test_a_grain_iterator_stands_where_training_ended(as_iterator):
     whole = fit(as_iterator(shuffled()), steps=20)

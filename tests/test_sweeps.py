@@ -247,6 +247,7 @@ def test_a_member_that_does_not_fit_is_tried_all_the_same():
 # ---- numbers that go bad, and what ends a sweep ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["vmap", pytest.param("map", marks=pytest.mark.slow)])
 def test_a_member_that_goes_bad_harms_nobody(how):
     rates = jnp.array([0.1, 1e38, 0.2])
@@ -280,6 +281,7 @@ def test_ctrl_c_keeps_the_members_that_were_begun(capsys):
     assert "members were begun" in said
 
 
+@pytest.mark.slow
 def test_what_was_ended_early_has_a_last_number_all_the_same():
     whole = sweep(plain, [0.1, 0.2], seeds=2, epochs=6, every=2, observers=[lambda event: True])
     assert whole.history["epochs_run"].tolist() == [2] * 4
@@ -320,6 +322,7 @@ def test_a_variable_that_make_trainer_reads_may_change():
     assert (third.history["validation_loss"] != second.history["validation_loss"]).all()
 
 
+@pytest.mark.slow
 def test_events_hold_all_members():
     events = []
     sweep(plain, jnp.array([0.1, 0.2]), epochs=2, every=1, observers=[events.append])

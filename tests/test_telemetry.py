@@ -73,6 +73,7 @@ def by_hand():
     return jax.tree.map(lambda *values: np.stack(values), *rows)
 
 
+@pytest.mark.slow
 def test_it_is_what_a_loop_by_hand_measures(whole):
     expected = by_hand()
     assert 0 < expected["dead_units"]["dense_0/kernel"].max() < 1

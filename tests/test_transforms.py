@@ -509,6 +509,7 @@ def test_windows_that_are_stacked_have_an_update_each():
     close(whole, base + np.einsum("nhwir,nro->nhwio", update["a"], update["b"]))
 
 
+@pytest.mark.slow
 def test_stacked_weights_have_a_length_each():
     model = layers.repeat(layers.dense(6), 4)
     within = layers.repeat(layers.weight_norm(layers.dense(6)), 4)

@@ -127,6 +127,7 @@ def test_weights_and_early_stopping_go_into_each_fold():
     assert found.members[1].result.best is not None
 
 
+@pytest.mark.slow
 def test_the_record_has_mean_and_deviation_over_folds():
     found = folded(20)
     last = found.history["validation_loss"][:, -1]
@@ -154,6 +155,7 @@ def test_each_member_of_an_ensemble_predicts():
         training.predict_members(MODEL, found.members[0].result.state, X)
 
 
+@pytest.mark.slow
 def test_the_calibration_error_is_its_sum_over_bins():
     logits, labels = RNG.normal(size=(500, 4)).astype(np.float32) * 2, RNG.integers(0, 4, 500)
     p = np.exp(np.float64(logits)) / np.exp(np.float64(logits)).sum(1, keepdims=True)
