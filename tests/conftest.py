@@ -42,7 +42,7 @@ def key():
 
 # Each compiled program takes some of the maps of memory that Linux gives a process, 65,530 of them, and XLA crashes
 # where there are no more. A process of the slow tests compiles that many.
-_MAPS = 25_000
+_MAPS = 8_000
 
 
 @pytest.fixture(scope="module", autouse=True)
