@@ -9,9 +9,10 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import operator
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -137,11 +138,11 @@ def load(
     Args:
         path: of the file.
         patterns: of the paths to read, such as ``"encoder/**"``; all where there are none.
-        rename: new paths by old ones, as for ``trees.rename``; before ``like`` looks.
+        rename: new paths of params by old ones, as for ``trees.rename``; before ``like`` looks.
         like: params with which those of the file have to agree in path, shape and dtype. What was not read is taken
             from here.
-        verify: whether the checksums have to be there and right. Files of other libraries have none: all of theirs is
-            ``params``, with ``"."`` in names as ``"/"``.
+        verify: ``False`` for files of other libraries, which have no checksums: all that is in them is ``params``, with
+            ``"."`` in names as ``"/"``. One that has checksums is verified all the same.
 
     Raises:
         WeightsError: the file is damaged, cut off, or of another kind.
@@ -180,8 +181,7 @@ def load(
         params = trees.rename(params, rename)
     if like is not None:
         params = _merged(target, params, like)
-    versions = {} if leaves is None else json.loads(metadata["versions"])
-    return Weights(params, state, metadata.get("card", ""), versions)
+    return Weights(params, state, metadata.get("card", ""), {} if leaves is None else _versions(target, metadata))
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def _flush(path: str) -> None:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _fail(path: str, expected: str, got: str, fix: str = "take another copy of the file") -> Any:
+def _fail(path: str, expected: str, got: str, fix: str = "take another copy of the file") -> NoReturn:
     raise WeightsError(f"weights.load: {path}: expected {expected}, got {got}; {fix}", path)
 
 
@@ -254,9 +254,8 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, str]]:
         stored = safetensors.deserialize(content)
         length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + length], object_pairs_hook=_once)
-    except Exception as error:  # whatever is wrong with it, it is one thing to who reads it
+    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
         _fail(path, "a file of safetensors", f"{len(content)} bytes that are none ({error})")
-        raise
     arrays = {}
     for name, entry in stored:
         if entry["dtype"] not in _CODES:
@@ -279,13 +278,34 @@ def _verified(path: str, arrays: Mapping[str, Any], metadata: Mapping[str, str])
         _fail(path, "a file of weights.save, with checksums", f"the format {metadata.get('format')!r}", fix)
     if _digest(metadata) != metadata["sha256"]:
         _fail(path, "metadata of the checksum that it holds", "others: the file is damaged")
-    leaves = json.loads(metadata["leaves"])
+    leaves = _leaves(path, metadata)
     if set(leaves) != set(arrays):
         _fail(path, f"the arrays {sorted(leaves)}", f"{sorted(arrays)}: the file is damaged")
     for name, about in leaves.items():
         if hashlib.sha256(arrays[name].tobytes()).hexdigest() != about["sha256"]:
             _fail(path, f"{name} of the checksum that was saved with it", "another: the file is damaged")
     return leaves
+
+
+def _leaves(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What the file says of each of its arrays, if it is of the form in which ``save`` says it."""
+    try:
+        leaves = json.loads(metadata["leaves"])
+        for name, about in leaves.items():
+            known = jnp.dtype(about["dtype"]), [operator.index(size) for size in about["shape"]]
+            texts = about["sha256"], about.get("key", "")
+            if not all(isinstance(text, str) for text in texts) or name.partition("/")[0] not in _PARTS:
+                raise ValueError(f"{name} with {known} and {texts}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        _fail(path, "a description of each array", f"one that cannot be read ({error!r})")
+    return leaves
+
+
+def _versions(path: str, metadata: Mapping[str, str]) -> dict[str, str]:
+    try:
+        return dict(json.loads(metadata["versions"]))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        _fail(path, "the versions that wrote it", f"what cannot be read ({error!r})")
 
 
 def _restored(path: str, name: str, array: Any, about: Mapping[str, Any]) -> Any:

@@ -228,6 +228,25 @@ def test_a_batch_may_be_a_dict_of_arrays_of_different_lengths():
     assert_same_bytes(streamed, whole)
 
 
+def test_a_smaller_batch_may_be_smaller_in_one_array_alone():
+    """And the memory that it was in is not that of a whole one."""
+
+    def loss(params, model_state, batch, *, key, training):
+        return {name: (params["slope"] * x - 1) ** 2 for name, x in batch.items()}, Aux(model_state)
+
+    Aux = training.Aux
+    objective = training.Objective(lambda key, batch: ({"slope": jnp.zeros(())}, {}), loss)
+    terms = training.trainer(objective, optax.sgd(0.1))
+    whole = {"border": X[:5, 1], "inside": X[:20, 0]}
+    rest = whole | {"inside": X[:7, 0]}
+    order = [whole, rest, whole, rest, whole, whole]
+    result = training.fit(terms, iter(order), key=KEY, steps=6, batch_size=None, progress=False)
+    slope = 0.0
+    for batch in order:
+        slope -= 0.1 * sum(np.mean(2 * (slope * x - 1) * x) for x in batch.values())
+    np.testing.assert_allclose(result.state.params["slope"], slope, rtol=1e-5)
+
+
 def test_the_precision_is_that_of_the_caller():
     with jax.enable_x64(True):
         result = fit(iter([(X[:8].astype(np.float64), Y[:8])]), epochs=1)

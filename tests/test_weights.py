@@ -257,6 +257,33 @@ def test_ten_thousand_mutants_are_refused_or_the_same(saved):
         assert outcome(saved, bytes(mutant)) in ("refused", "same")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"leaves": "[]"},
+        {"leaves": "3"},
+        {"leaves": '{"params/dense_0/bias": 3}'},
+        {"leaves": "[" * 100_000},
+        {"versions": "[1]"},
+        {"versions": "no"},
+        *(
+            {"leaves": json.dumps({"params/dense_0/kernel": {"dtype": "f4", "shape": [1], "sha256": "", **wrong}})}
+            for wrong in ({"dtype": "nothing"}, {"shape": 3}, {"shape": [1.5]}, {"sha256": 7}, {"key": []})
+        ),
+        {"leaves": json.dumps({"other/a": {"dtype": "f4", "shape": [1], "sha256": ""}})},
+    ],
+    ids=lambda change: str(change)[:40],
+)
+def test_a_description_that_no_save_writes_is_refused_though_its_checksum_is_right(saved, change):
+    with safetensors.safe_open(saved, framework="numpy") as file:
+        metadata = file.metadata() | change
+    content = saved.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = metadata | {"sha256": weights._digest(metadata)}
+    assert outcome(saved, framed(header, content[8 + length :])) == "refused"
+
+
 def test_nothing_in_a_file_is_executed(saved):
     script = f"""
         import sys

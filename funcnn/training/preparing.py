@@ -61,7 +61,7 @@ def prepared(
         held_out = validation_arrays(plan, validation, where)
         batch = arrays if reader is None else jax.tree.map(lambda a: np.asarray(a[0]), arrays.batches)
         expect_values(where, trainer, batch, held_out, state)
-        _expect_counted(where, trainer, reader, batch)
+        _expect_rows(where, trainer, reader, batch)
         arrays, held_out = jax.device_put((arrays, held_out))
     except BaseException:
         if reader is not None:
@@ -70,7 +70,7 @@ def prepared(
     return Driver(trainer, plan, arrays, held_out, reader=reader)
 
 
-def _expect_counted(where: str, trainer: Trainer, reader: Reader | None, batch: Any) -> None:
+def _expect_rows(where: str, trainer: Trainer, reader: Reader | None, batch: Any) -> None:
     """Raise where telemetry has no place: the rows of a run whose steps nobody has counted."""
     if reader is None or reader.passes is None:
         return

@@ -133,7 +133,7 @@ class Reader:
 
         def piece(ends: bool = False, error: BaseException | None = None) -> Piece:
             nonlocal room, positions, begin, due
-            is_rest = bool(room) and room[0].shape[1:] != self.form.shapes[0]
+            is_rest = bool(room) and tuple(place.shape[1:] for place in room) != self.form.shapes
             again = None if is_rest or not room else room
             made = Piece(self._moved(room), len(positions), is_rest, ends, tuple(positions), error, again)
             room, positions, begin, due = [], [], time.monotonic(), False

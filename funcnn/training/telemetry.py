@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from funcnn import checks
 from funcnn.core import Tree
@@ -30,7 +31,7 @@ def gradient_norm(params: Tree, gradient: Tree, updates: Tree) -> Any:
     Reference: ``optax.tree.norm``.
     """
     del params, updates
-    return jnp.sqrt(sum((_squares(leaf) for leaf in jax.tree.leaves(gradient)), start=jnp.float32(0)))
+    return optax.tree.norm(gradient)
 
 
 def update_ratio(params: Tree, gradient: Tree, updates: Tree) -> dict[str, Any]:
@@ -51,9 +52,9 @@ def update_ratio(params: Tree, gradient: Tree, updates: Tree) -> dict[str, Any]:
     del gradient
     moved = _by_path(updates)
     kept = {path: weights for path, weights in _by_path(params).items() if weights.ndim > 1}
-    sizes = {path: jnp.sqrt(_squares(weights)) for path, weights in kept.items()}
+    sizes = {path: optax.tree.norm(weights) for path, weights in kept.items()}
     return {
-        path: jnp.where(size > 0, jnp.sqrt(_squares(moved[path])) / jnp.where(size > 0, size, 1), 0)
+        path: jnp.where(size > 0, optax.tree.norm(moved[path]) / jnp.where(size > 0, size, 1), 0)
         for path, size in sizes.items()
     }
 
@@ -85,10 +86,6 @@ def dead_units(params: Tree, gradient: Tree, updates: Tree) -> dict[str, Any]:
 def _by_path(tree: Tree) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _squares(leaf: Any) -> Any:
-    return jnp.sum(jnp.square(jnp.abs(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)))))
 
 
 def nothing(info: Any) -> tuple[Any, dict[str, Any]]:
