@@ -1,9 +1,11 @@
 """Neural networks on JAX in which a training run is one pure function."""
 
 from funcnn import (
+    checkpoints,
     checks,
     core,
     data,
+    exporting,
     inspection,
     layers,
     losses,
@@ -22,9 +24,11 @@ from funcnn import (
 
 __all__ = [
     "__version__",
+    "checkpoints",
     "checks",
     "core",
     "data",
+    "exporting",
     "inspection",
     "layers",
     "losses",

@@ -197,7 +197,9 @@ def _in_chunks(form: Callable[..., Any], x: Any, kernel: Any, strides: Sequence[
     extents = [(count - 1) * hole + 1 for count, hole in zip(window, dilation, strict=True)]
     outputs = [_outputs(*along) for along in zip(x.shape[1:-1], extents, strides, strict=True)]
     row_bytes = math.prod(window) * math.prod(outputs[1:]) * x.shape[-1] * x.dtype.itemsize
-    if math.prod(window) == 1 or x.shape[0] * outputs[0] * row_bytes <= _WHOLE_BYTES:
+    # A symbolic batch, in an export, goes through whole, or one by one where examples are of more than _CHUNK_BYTES.
+    examples = x.shape[0] if isinstance(x.shape[0], int) else _WHOLE_BYTES // _CHUNK_BYTES
+    if math.prod(window) == 1 or examples * outputs[0] * row_bytes <= _WHOLE_BYTES:
         return form(x, kernel, strides, dilation)
 
     compute: Callable[[Any], Any] = partial(form, kernel=kernel, strides=strides, dilation=dilation)
@@ -211,8 +213,7 @@ def _in_chunks(form: Callable[..., Any], x: Any, kernel: Any, strides: Sequence[
 
 def _slabs(x: Any, rows: int, outputs: int, extent: int, stride: int) -> Any:
     """What each run of ``rows`` output rows sees of the first spatial axis, as examples, all first runs first."""
-    count = -(-outputs // rows)
-    height = (rows - 1) * stride + extent
+    count, height = -(-outputs // rows), (rows - 1) * stride + extent
     missing = max(0, (count - 1) * rows * stride + height - x.shape[1])
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (0, missing, 0), *([(0, 0, 0)] * (x.ndim - 2))])
     starts = range(0, count * rows * stride, rows * stride)
@@ -239,8 +240,7 @@ _DOUBLED_WIDTH = 7
 
 def max_pool(x: Any, window: Sequence[int], strides: Sequence[int], padding: Pads) -> Any:
     """The largest element under the window, or NaN; of equal ones the first, by rows, takes the gradient."""
-    floating = jnp.issubdtype(x.dtype, jnp.floating)
-    lowest = -jnp.inf if floating else x.dtype != bool and jnp.iinfo(x.dtype).min
+    lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype != bool and jnp.iinfo(x.dtype).min
     return _pooled(_padded(x, padding, lowest), window, strides, _largest_of_block, _largest_under)
 
 

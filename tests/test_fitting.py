@@ -356,6 +356,9 @@ def root_at_zero(bad):
     return line, (X, y), "an update that made a parameter NaN or infinite"
 
 
+CAUSES = {overflowing: "integer_pow (test_fitting.py:", root_at_zero: "div in the backward pass (test_fitting.py:"}
+
+
 def until_bad(line, data, **options):
     """The events of ``steps`` up to the error, and the error."""
     good = []
@@ -379,7 +382,8 @@ def test_the_step_that_went_bad_is_named_whatever_the_chunks(case, bad):
             training.fit(line, data, progress=False, every=every, **options)
         error = caught.value
         assert (error.epoch, error.step) == (1, bad)
-        assert f"got {got} in epoch 1 of 4, step {bad} (counted from 0); lower the learning rate" in str(error)
+        assert f"got {got} in epoch 1 of 4, step {bad} (counted from 0), first by {CAUSES[case]}" in str(error)
+        assert "; lower the learning rate, or clip the gradient" in str(error)
         assert all(np.isfinite(leaf).all() for leaf in host(error.result.state))
         assert int(error.result.state.step) == bad
         if good:

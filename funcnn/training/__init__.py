@@ -1,8 +1,10 @@
 """Training as a pure function: objectives, trainers, ``run``, and ``fit``, which drives it from the host."""
 
 from funcnn.training.evaluation import evaluate, predict, predict_members
-from funcnn.training.events import Event, NonFiniteError
+from funcnn.training.events import Event, NonFiniteError, StreamError
 from funcnn.training.fitting import fit, steps
+from funcnn.training.interrupts import Interrupted
+from funcnn.training.keepers import ResumeError, SaveError
 from funcnn.training.kernels import fuse_small_loops
 from funcnn.training.objectives import Aux, Objective
 from funcnn.training.observers import json_lines
@@ -18,7 +20,6 @@ from funcnn.training.schedules import (
 )
 from funcnn.training.states import TrainState
 from funcnn.training.stepping import compiled_step
-from funcnn.training.streams import StreamError
 from funcnn.training.sweeps import sweep
 from funcnn.training.telemetry import dead_units, gradient_norm, update_ratio
 from funcnn.training.trainers import Trainer, supervised, trainer
@@ -28,11 +29,14 @@ __all__ = [
     "Aux",
     "CrossValidation",
     "Event",
+    "Interrupted",
     "Member",
     "NonFiniteError",
     "Objective",
     "RateRange",
     "Result",
+    "ResumeError",
+    "SaveError",
     "StreamError",
     "Sweep",
     "Table",

@@ -9,17 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnn import checks
+from funcnn import checks, inspection
 from funcnn.core import Tree
-from funcnn.training.events import Event, NonFiniteError
-from funcnn.training.looks import Looks
+from funcnn.training.chunks import Chunk, Span
+from funcnn.training.events import Event, NonFiniteError, StreamError
+from funcnn.training.looks import Looks, never
 from funcnn.training.members import Members, last_row
-from funcnn.training.pieces import Buffer, Piece
+from funcnn.training.pieces import Buffer
 from funcnn.training.plans import Plan
-from funcnn.training.programs import Carry, Program, advance
+from funcnn.training.positions import Position
+from funcnn.training.programs import MOST_SKIPPED, Carry, Program, advance
 from funcnn.training.runs import Result, best_of, ordered
 from funcnn.training.sources import length_of
-from funcnn.training.streams import Reader, StreamError
+from funcnn.training.streams import Reader
 from funcnn.training.trainers import Trainer, TrainState
 
 # ---- the compiled programs: one for each trainer, plan and shapes ----------------------------------------------------
@@ -48,40 +50,7 @@ def _advance(
     return carry, good, trainer.report(carry.sums), {name: column[row] for name, column in carry.history.items()}
 
 
-# ---- chunks ----------------------------------------------------------------------------------------------------------
-
-
-class Span(NamedTuple):
-    """Steps whose data are on the device: all of a run, or a piece of a stream.
-
-    Steps are numbered from 0, with a gap behind each epoch whose length was not known before; ``taken`` is how many
-    there were.
-    """
-
-    plan: Plan
-    arrays: Tree
-    first: int
-    stop: int
-    taken: int = 0
-    piece: Piece | None = None
-
-    @property
-    def ends(self) -> bool:
-        """Whether an epoch ends here, as only now is known."""
-        return self.piece is not None and self.piece.ends
-
-
-class Chunk(NamedTuple):
-    """A run after some of its steps."""
-
-    number: int  # of the next step
-    step: int  # how many were taken
-    carry: Carry
-    report: dict[str, Any]
-    row: dict[str, Any]
-    is_look: bool = True  # whether the host wanted to see this
-    stopped: bool = False  # whether the run ended here, by its patience
-    position: Any = None  # of the iterator behind the last batch, where it is one that knows
+# ---- the driver -----------------------------------------------------------------------------------------------------
 
 
 class Driver(NamedTuple):
@@ -112,12 +81,12 @@ class Driver(NamedTuple):
         if self.reader is not None:
             self.reader.close()
 
-    def again(self) -> "Driver":
-        """The same run from its beginning, of which a stream has been read before."""
+    def again(self, at: Position | None = None) -> "Driver":
+        """The same run from its beginning, or that position, of which a stream has been read before."""
         if self.reader is None:
             return self
         was = self.reader
-        reader = Reader(was.where, was.source, was.passes, was.total, one_length=was.one_length)
+        reader = was.again(at)
         try:
             return self._replace(arrays=reader.begin()[0], reader=reader)
         except BaseException:
@@ -144,12 +113,12 @@ class Driver(NamedTuple):
         jax.block_until_ready(carry.state.step)  # the memory of a piece is about to be used again
         return carry, bool(good), report, row
 
-    def spans(self) -> Iterator[Span]:
-        """The run in parts whose data are at hand together."""
+    def spans(self, begin: Chunk) -> Iterator[Span]:
+        """The rest of the run in parts whose data are at hand together."""
         if self.reader is None:
-            yield Span(self.plan, self.arrays, 0, self.plan.steps)
+            yield Span(self.plan, self.arrays, begin.number, self.plan.steps, begin.step)
             return
-        plan, arrays, number, taken = self.plan, self.arrays, 0, 0
+        plan, arrays, number, taken = self.plan, self.arrays, begin.number, begin.step
         for piece in self.reader:
             stop = number + piece.size
             if piece.size:
@@ -159,17 +128,20 @@ class Driver(NamedTuple):
             taken += piece.size
             number = (number // plan.epoch_steps + 1) * plan.epoch_steps if piece.ends else stop
 
-    def chunks(self, carry: Carry, next_look: Looks) -> Iterator[Chunk]:
-        """The run in chunks, each up to the next look or to the end of the data at hand."""
-        look, begin = -1, 0.0
-        for span in self.spans():
+    def chunks(self, begun: Chunk, next_look: Looks, next_cut: Looks = never) -> Iterator[Chunk]:
+        """The run from there on in chunks, each up to the next look or cut, or to the end of the data at hand."""
+        look, cut, begin, cut_begin, carry = -1, -1, 0.0, 0.0, begun.carry
+        if begun.stopped or begun.number >= self.plan.steps:
+            return
+        for span in self.spans(begun):
             if look < 0:
                 # The first call compiles and runs no step, so that what is timed is the running.
                 self.advanced(carry, 0, 0, span)
-                look, begin = next_look(0, 0, 0.0), time.perf_counter()
+                look, cut = next_look(begun.number, begun.step, 0.0), next_cut(begun.number, begun.step, 0.0)
+                begin = cut_begin = time.perf_counter()
             first = span.first
             while first < span.stop:
-                stop = min(max(look, first + 1), span.stop)
+                stop = min(max(min(look, cut), first + 1), span.stop)
                 chunk = self.chunk(span, carry, first, stop)
                 carry, first = chunk.carry, stop
                 if look % self.plan.epoch_steps:
@@ -181,6 +153,9 @@ class Driver(NamedTuple):
                     return
                 if is_look:
                     look, begin = next_look(chunk.number, chunk.step, seconds), time.perf_counter()
+                if chunk.number >= cut:
+                    cut = next_cut(chunk.number, chunk.step, time.perf_counter() - cut_begin)
+                    cut_begin = time.perf_counter()
             if span.piece is not None and span.piece.error is not None:
                 raise self.broken(span, carry, span.piece.error)
 
@@ -189,7 +164,7 @@ class Driver(NamedTuple):
         after, good, report, row = self.advanced(carry, first, stop, span)
         if self.plan.stops_at_nonfinite and not good:
             raise self.nonfinite(carry, first, stop, span)
-        size, epochs_run = self.plan.epoch_steps, _epochs_run(after)
+        size, epochs_run = self.plan.epoch_steps, epochs_run_of(after)
         number = (stop // size + 1) * size if span.ends and stop == span.stop else stop
         if epochs_run >= 0:
             number = min(epochs_run * size, self.plan.steps)
@@ -197,9 +172,16 @@ class Driver(NamedTuple):
         if not first:
             _expect_counted(int(np.max(after.state.step)) - int(np.max(carry.start)), step)
         position = _position(span, step)
+        if position is not None and span.ends and stop == span.stop:
+            position = position.after_pass()
         return Chunk(number, step, after, report, row, stopped=epochs_run >= 0, position=position)
 
-    def trained(self, position: Any) -> None:
+    def traced(self, carry: Carry) -> Any:
+        """The program of a chunk, before it is compiled."""
+        given = self.plan, self.arrays, self.held_out, carry, np.int32(0), np.int32(0)
+        return _advance.trace(self.trainer, *given) if self.members is None else self.members.traced(*given)
+
+    def trained(self, position: Position | None) -> None:
         """Tell the reader where it stood behind the last batch that was trained on."""
         if self.reader is not None and position is not None:
             self.reader.trained(position)
@@ -228,17 +210,36 @@ class Driver(NamedTuple):
         got = (
             "a loss that is NaN or infinite" if bad_step == good else "an update that made a parameter NaN or infinite"
         )
+        got = f"{MOST_SKIPPED} steps in a row whose numbers went bad, the last" if self.plan.skips_nonfinite else got
         message = (
             f"fit: expected finite numbers, got {got} in epoch {epoch} of {self.plan.epochs}, "
-            f"step {step} (counted from 0); "
+            f"step {step} (counted from 0){self.cause(after, good, span)}; "
             f"lower the learning rate, or clip the gradient with optax.clip_by_global_norm; "
             f"the .result of this error holds the last good state, after {step} steps"
         )
         return NonFiniteError(message, self.result(after, good), epoch, step)
 
+    def cause(self, carry: Carry, number: int, span: Span) -> str:
+        """What made the step of this number bad, as far as it can be found: the first operation, and its layer."""
+        try:
+            program = Program(self.trainer, span.plan, span.arrays, self.held_out)
+            found = inspection.first_nonfinite(self.trainer.step, carry.state, program.batch_at(carry, number))
+        except Exception:  # to look for it must not hide what happened
+            return ""
+        return "" if found is None else f", first by {found}"
+
+    def rows(self, number: int) -> int:
+        """How many epochs had ended before the step of this number."""
+        return self.plan.epochs if number == self.plan.steps else number // self.plan.epoch_steps
+
+    @property
+    def rows_axis(self) -> int:
+        """Which axis of the history counts epochs."""
+        return 1 if self.members is not None and self.members.how == "map" else 0
+
     def result(self, carry: Carry, number: int) -> Result:
         """The result before the step of this number: the history of the epochs that were ended."""
-        rows = self.plan.epochs if number == self.plan.steps else number // self.plan.epoch_steps
+        rows = self.rows(number)
         if self.members is not None:
             return self.members.result(self.plan, carry, rows)
         history: dict[str, Any] = {name: np.asarray(carry.history[name])[:rows] for name in ordered(carry.history)}
@@ -255,11 +256,11 @@ class Driver(NamedTuple):
         return Event(-(-chunk.number // self.plan.epoch_steps), chunk.step, chunk.carry.state, metrics)
 
 
-def _position(span: Span, step: int) -> Any:
+def _position(span: Span, step: int) -> Position | None:
     return None if span.piece is None or step == span.taken else span.piece.positions[step - span.taken - 1]
 
 
-def _epochs_run(carry: Carry) -> int:
+def epochs_run_of(carry: Carry) -> int:
     """After how many epochs a run was ended by its patience, the last of several; -1 as long as one goes on."""
     stopped = None if carry.watch is None else carry.watch.stopped
     return -1 if stopped is None or np.min(stopped) < 0 else int(np.max(stopped))

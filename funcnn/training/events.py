@@ -32,3 +32,16 @@ class NonFiniteError(FloatingPointError):
         self.result = result
         self.epoch = epoch
         self.step = step
+
+
+class StreamError(RuntimeError):
+    """A stream raised, ended too early, or gave a batch that cannot be used.
+
+    ``result`` is the ``Result`` after all batches that came before, ``step`` how many these were. What the stream
+    itself raised is the ``__cause__``.
+    """
+
+    def __init__(self, message: str, result: Any, step: int) -> None:
+        super().__init__(message)
+        self.result = result
+        self.step = step

@@ -1,23 +1,22 @@
 """``fit``: a run with progress, observers and errors; and ``steps``, the lazy stream of events beneath it."""
 
 import contextlib
-import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from funcnn import checks
-from funcnn.training import progress as progresses
-from funcnn.training.driving import Chunk, Driver
+from funcnn.training.chunks import Chunk
+from funcnn.training.driving import Driver
 from funcnn.training.events import Event
-from funcnn.training.looks import Looks, by_count, looking
+from funcnn.training.keepers import Keeping, expect_keeping
+from funcnn.training.keeping import begun, found_in, position_of
+from funcnn.training.looks import by_count, looking
 from funcnn.training.preparing import prepared
-from funcnn.training.programs import Carry
 from funcnn.training.runs import Result
 from funcnn.training.stopping import monitored
 from funcnn.training.trainers import Trainer, TrainState
-
-Observer = Callable[[Event], Any]
+from funcnn.training.watching import Observer, driven, expect_observers
 
 
 def steps(
@@ -82,7 +81,7 @@ def steps(
     except BaseException:
         run.close()
         raise
-    events = _events(run, run.chunks(carry, by_count(every)))
+    events = _events(run, run.chunks(Chunk(0, 0, carry, {}, {}), by_count(every)))
     weakref.finalize(events, run.close)  # who goes through it may stop anywhere, even before it begins, and forget it
     return events
 
@@ -117,6 +116,8 @@ def fit(
     every: int | None = None,
     observers: Sequence[Observer] = (),
     on_nonfinite: str = "raise",
+    checkpoint: Keeping | None = None,
+    resume: bool | str = False,
 ) -> Result:
     """``run``, driven from the host: with progress, observers, and an answer to Ctrl-C and to numbers that go bad.
 
@@ -143,8 +144,15 @@ def fit(
         every: epochs (steps, where the run is counted in steps) between two looks of the host; by the clock otherwise.
         observers: functions of an ``Event``, called at each look. One that returns ``True`` ends the run. One that
             raises is left out from there on, with a warning.
-        on_nonfinite: ``"raise"`` ends the run at the first loss or parameter that is NaN or infinite, ``"continue"``
-            goes on.
+        on_nonfinite: ``"raise"`` ends the run at the first loss or parameter that is NaN or infinite. ``"skip"`` leaves
+            params, states and sums as they were before such a step, as ``optax.apply_if_finite`` does, counts them in
+            ``history["skipped_steps"]``, and ends the run after 20 in a row. ``"continue"`` goes on.
+        checkpoint: where the run is saved while it goes on, ``checkpoints.directory("runs/a")``. SIGTERM and SIGINT
+            then end it after the chunk under way, with everything saved, and end the process with the exit code 143 or
+            130 (at a prompt, Ctrl-C gives the result instead); a second one ends it at once.
+        resume: whether to go on with the run that is saved there, if there is one, from the bits of its last whole
+            step. All other arguments have to be those that it was begun with; ``"changed"`` allows others, as far as
+            the arrays fit.
 
     Returns:
         A ``Result``; where the run was ended early, with the epochs that it finished, which
@@ -154,6 +162,9 @@ def fit(
         NonFiniteError: a number went bad; its ``result`` holds the last good state.
         StreamError: a stream raised, ended too early, or gave a batch unlike the others; its ``result`` holds the state
             after all batches before.
+        SaveError: a checkpoint could not be written; its ``result`` holds the state up to then.
+        ResumeError: what is saved there is not this run, with a list of what differs; or it is, and ``resume`` is not
+            set.
         TypeError, ValueError: before anything is compiled, on arguments, shapes and values that cannot be right.
 
     Example:
@@ -171,104 +182,33 @@ def fit(
         >>> result.history["loss"].shape, round(result.state.params["kernel"].item(), 3)
         ((30,), 3.0)
     """
-    checks.expect_option("fit", "on_nonfinite", on_nonfinite, ("raise", "continue"))
+    checks.expect_option("fit", "on_nonfinite", on_nonfinite, ("raise", "skip", "continue"))
+    expect_keeping("fit", checkpoint, resume)
     expect_observers("fit", observers)
     every = None if every is None else checks.expect_count("fit", "every", every)
-    run = prepared(
-        "fit",
-        trainer,
-        data,
-        validation,
-        key,
-        state,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        drop_last=drop_last,
-        steps_per_epoch=steps_per_epoch,
-        stops_at_nonfinite=on_nonfinite == "raise",
-        monitor=monitored("fit", monitor, mode, patience, min_delta, keep_best),
-    )
-    with contextlib.closing(run):
-        next_look = looking(every, run.plan.epoch_steps, steps)
-        return driven(run, run.start(key, state), next_look, list(observers), progress)[0]
-
-
-def expect_observers(where: str, observers: Any) -> None:
-    """Raise unless these are functions, in a list."""
-    if callable(observers):
-        checks.fail(where, "observers in a list", "a function", "pass observers=[...]", TypeError)
-    for observer in observers:
-        if not callable(observer):
-            got = type(observer).__name__
-            checks.fail(where, "observers that are functions of an event", got, "pass functions", TypeError)
-
-
-def driven(
-    run: Driver, carry: Carry, next_look: Looks, observers: list[Observer], progress: bool
-) -> tuple[Result, bool]:
-    """The loop of ``fit``: a chunk, then everybody who wants to see it; and whether nobody broke it off."""
-    chunk, is_whole = Chunk(0, 0, carry, {}, {}), True
     with contextlib.ExitStack() as stack:
-        watching = [_named_progress(stack, run)] if progress else []
-        try:
-            for chunk in run.chunks(carry, next_look):
-                run.trained(chunk.position)
-                if not chunk.is_look or (not watching and not observers):
-                    continue
-                event = run.event(chunk)
-                _observed(watching, event)
-                if _observed(observers, event):
-                    is_whole = False
-                    break
-                if progress and chunk.stopped:
-                    progresses.say(_why(run, chunk))
-        except KeyboardInterrupt:
-            is_whole = False
-            run.trained(chunk.position)  # it may come anywhere: what counts is the chunk at hand
-            whole = "" if run.total is None else f" of {run.total}"
-            progresses.say(f"{run.name}: interrupted; this is the result after {chunk.step}{whole} steps")
-    return run.result(chunk.carry, chunk.number), is_whole
-
-
-def _why(run: Driver, chunk: Chunk) -> str:
-    """What ended a run before its last epoch."""
-    monitor, watch = run.plan.monitor, chunk.carry.watch
-    if monitor is None or watch is None:
-        return ""
-    if run.members is not None:
-        last = -(-chunk.step // run.plan.epoch_steps)
-        return f"sweep: every member was ended by its patience, the last after epoch {last}"
-    best = f"; the best was {float(watch.best):.4g}" if int(watch.epoch) >= 0 else ""
-    return (
-        f"fit: ended after epoch {int(watch.stopped)} of {run.plan.epochs}, {monitor.patience} without an improvement "
-        f"of {monitor.name}{best}"
-    )
-
-
-def _named_progress(stack: contextlib.ExitStack, run: Driver) -> Observer:
-    """Progress as an observer: whatever becomes of standard error, it does not cost anybody the run."""
-    show = stack.enter_context(progresses.shown(run.plan.epochs, run.total))
-
-    def progress(event: Event) -> None:
-        show(event if run.members is None else event._replace(metrics=progresses.medians(event.metrics)))
-
-    return progress
-
-
-def _observed(observers: list[Observer], event: Event) -> bool:
-    """Whether an observer ends the run; one that raises is taken from the list."""
-    ended = False
-    for observer in list(observers):
-        try:
-            ended = bool(observer(event)) or ended
-        except Exception as error:  # what somebody only wanted to see must not cost them the run
-            observers.remove(observer)
-            name = getattr(observer, "__name__", observer)
-            message = f"fit: the observer {name} raised {error!r} and is not called again"
-            try:
-                warnings.warn(message, RuntimeWarning, stacklevel=4)
-            except RuntimeWarning:  # where warnings are errors
-                progresses.say(message)
-    return ended
+        keeper = None if checkpoint is None else stack.enter_context(checkpoint.opened())
+        found = found_in("fit", keeper, resume)
+        run = prepared(
+            "fit",
+            trainer,
+            data,
+            validation,
+            key,
+            state,
+            epochs=epochs,
+            steps=steps,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            steps_per_epoch=steps_per_epoch,
+            stops_at_nonfinite=on_nonfinite != "continue",
+            skips_nonfinite=on_nonfinite == "skip",
+            monitor=monitored("fit", monitor, mode, patience, min_delta, keep_best),
+            at=position_of(found),
+            is_kept=keeper is not None,
+        )
+        stack.callback(run.close)
+        next_look = looking(every, run.plan.epoch_steps, steps)
+        chunk, kept = begun(run, keeper, found, key, state, resume)
+        return driven(run, chunk, next_look, list(observers), progress, kept)[0]

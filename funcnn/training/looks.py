@@ -12,15 +12,16 @@ _GROWTH = 32
 
 def by_clock(seconds_each: float = _SECONDS) -> Looks:
     """A look after about so many seconds, from the time that the last one took."""
-    size, least = 1, 0.0
+    size, least = 0, 0.0
 
     def next_look(number: int, step: int, seconds: float) -> int:
         nonlocal size, least
-        if step:
+        if size:
             # The first chunk is one step: what it takes, a chunk of any size takes at least.
             least = least or seconds
             wanted = max(seconds_each, 2 * least)
             size = max(1, min(size * _GROWTH, int(size * wanted / max(seconds, 1e-6))))
+        size = size or 1
         return number + size
 
     return next_look
@@ -34,6 +35,12 @@ def by_count(count: int) -> Looks:
 def by_epochs(count: int, epoch_steps: int) -> Looks:
     """A look after every so many epochs."""
     return lambda number, step, seconds: (number // (count * epoch_steps) + 1) * count * epoch_steps
+
+
+def never(number: int, step: int, seconds: float) -> int:
+    """No look."""
+    del number, step, seconds
+    return 2**31
 
 
 def looking(every: int | None, epoch_steps: int, steps: int | None) -> Looks:

@@ -35,6 +35,10 @@ class Members(NamedTuple):
         """A chunk of all runs, and the same beside it as of a single run."""
         return _advance(self.make_trainer, self.how, plan, self.values, arrays, held_out, carry, first, stop)
 
+    def traced(self, plan: Plan, arrays: Tree, held_out: Tree, carry: Carry, first: Any, stop: Any) -> Any:
+        """The program of a chunk, before it is compiled."""
+        return _advance.trace(self.make_trainer, self.how, plan, self.values, arrays, held_out, carry, first, stop)
+
     def carried(self, run: Any, keys: Any, state: TrainState | None) -> int:
         """The bytes of what all runs carry."""
         return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(self._carry(run, keys, state)))

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from funcnn.core import Tree
+from funcnn.training.positions import Position
 
 _ALIGNED = 64  # bytes
 
@@ -26,7 +27,7 @@ class Piece(NamedTuple):
     size: int  # how many there are
     is_rest: bool = False  # whether it is one smaller batch
     ends: bool = False  # whether the pass ended here
-    positions: tuple[Any, ...] = ()  # of the iterator behind each of the batches, where it knows
+    positions: tuple[Position, ...] = ()  # behind each of the batches
     error: BaseException | None = None
     room: Any = None  # the memory that they are in, to be used again
 
@@ -43,6 +44,11 @@ class Form(NamedTuple):
         """The batch as shapes."""
         pairs = zip(self.shapes, self.dtypes, strict=True)
         return jax.tree.unflatten(self.structure, [jax.ShapeDtypeStruct(*pair) for pair in pairs])
+
+    @property
+    def size(self) -> int:
+        """How many examples are in a whole batch."""
+        return self.shapes[0][0]
 
     @property
     def names(self) -> str:

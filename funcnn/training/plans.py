@@ -10,6 +10,7 @@ from funcnn import checks
 from funcnn import data as datasets
 from funcnn.core import Tree
 from funcnn.training.pieces import Buffer
+from funcnn.training.positions import Position
 from funcnn.training.sources import expect_end, is_stream, length_of, numbers_of
 from funcnn.training.stopping import Monitor
 from funcnn.training.streams import Reader
@@ -31,6 +32,7 @@ class Plan(NamedTuple):
     monitor: Monitor | None = None
     streams: bool = False  # whether the batches of a piece are at hand, and not all data
     is_rest: bool = False  # whether this piece is the smaller last batch
+    skips_nonfinite: bool = False  # whether a step whose numbers went bad is as if it had not been
 
     @property
     def full(self) -> int:
@@ -126,13 +128,16 @@ def streamed(
     stops_at_nonfinite: bool,
     monitor: Monitor | None,
     where: str,
+    at: Position | None = None,
+    notes_states: bool = False,
 ) -> tuple[Plan, Reader, Buffer]:
-    """The plan of a run on a stream, its reader, and the first batches.
+    """The plan of a run on a stream, its reader, and the first batches; or those of the same form, where it goes on.
 
     Where an epoch is a pass, whose length shows at its end, the steps of a run are numbered with gaps: every epoch has
     as many numbers as there is room for, and uses the first of them.
     """
     _expect_one(where, epochs, steps)
+    options: dict[str, Any] = {"one_length": batch_size is not None, "at": at, "notes_states": notes_states}
     if drop_last:
         fix = "leave it out where the stream is made"
         checks.fail(where, "drop_last only where data are arrays", "a stream, whose batches are what they are", fix)
@@ -142,12 +147,12 @@ def streamed(
         epoch_steps = numbers_of(passes)
         if epoch_steps < 2:
             checks.fail(where, "fewer than 2**30 epochs", str(passes), "train in several runs, each from the last")
-        total, reader = passes * epoch_steps, Reader(where, stream, passes, None, one_length=batch_size is not None)
+        total, reader = passes * epoch_steps, Reader(where, stream, passes, None, **options)
     else:
         per = length_of(stream) or 1 if steps_per_epoch is None else steps_per_epoch
         epoch_steps = checks.expect_count(where, "steps_per_epoch", per)
         total = _total(where, epochs, steps, epoch_steps)
-        reader = Reader(where, stream, None, total, one_length=batch_size is not None)
+        reader = Reader(where, stream, None, total, **options)
     try:
         buffer, size = reader.begin()
         if batch_size not in (None, _BATCH_SIZE, size):

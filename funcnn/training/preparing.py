@@ -9,6 +9,7 @@ from funcnn import checks
 from funcnn.core import expect_key
 from funcnn.training.driving import Driver
 from funcnn.training.plans import planned, streamed, validation_arrays
+from funcnn.training.positions import Position
 from funcnn.training.sources import is_stream
 from funcnn.training.states import expect_state
 from funcnn.training.stopping import Monitor
@@ -34,10 +35,14 @@ def prepared(
     stops_at_nonfinite: bool,
     monitor: Monitor | None,
     takes_streams: bool = True,
+    at: Position | None = None,
+    is_kept: bool = False,
+    skips_nonfinite: bool = False,
 ) -> Driver:
     """A run before its beginning: every argument and every number checked, the data on the device.
 
-    Of a stream it is the first batches; the reader has to be closed.
+    Of a stream it is the first batches; the reader has to be closed. One that goes on does so ``at`` this position, and
+    one that ``is_kept`` in checkpoints notes it.
     """
     expect_key(where, key)
     expect_trainer(where, trainer)
@@ -54,9 +59,10 @@ def prepared(
     }
     reader = None
     if takes_streams and is_stream(data):
-        plan, reader, arrays = streamed(data, **options)
+        plan, reader, arrays = streamed(data, **options, at=at, notes_states=is_kept)
     else:
         plan, arrays = planned(data, shuffle=shuffle, **options)
+    plan = plan._replace(skips_nonfinite=skips_nonfinite)
     try:
         held_out = validation_arrays(plan, validation, where)
         batch = arrays if reader is None else jax.tree.map(lambda a: np.asarray(a[0]), arrays.batches)

@@ -20,6 +20,9 @@ from funcnn.training.stopping import Watch, begin, expect_monitored, watched, wh
 from funcnn.training.trainers import Trainer, TrainState
 from funcnn.training.values import expect_like
 
+MOST_SKIPPED = 20
+"""So many steps in a row may be skipped because their numbers went bad; it is not by chance then."""
+
 
 class Carry(NamedTuple):
     """All that a run carries from one step to the next, and from one chunk to the next."""
@@ -33,6 +36,7 @@ class Carry(NamedTuple):
     start: Any  # the number of steps that the state had behind it when the run began
     watch: Watch | None = None  # of what is monitored
     telemetry: Any = None  # one row for each step, where the trainer has any
+    skipped: tuple[Any, Any] | None = None  # steps that were skipped: in the epoch under way, and in a row up to now
 
     def goes_on(self) -> Any:
         """Whether there is a next step: not after numbers that went bad, and not after an early stop."""
@@ -79,6 +83,8 @@ class Program(NamedTuple):
         bad = jnp.int32(-1) if self.plan.stops_at_nonfinite else None
         start = state.step if self.members is None else state.step[0]
         carry = Carry(state, sums, order, {}, bad, shuffle_key, start)
+        if self.plan.skips_nonfinite:
+            carry = carry._replace(skipped=(jnp.int32(0), jnp.int32(0)))
         rows = jax.eval_shape(self.row, carry)
         carry = carry._replace(
             history={name: _empty(self.plan.epochs, row) for name, row in rows.items()},
@@ -138,10 +144,21 @@ class Program(NamedTuple):
         unique = self.members is None  # among several members they are not
         return jax.tree.map(lambda a: a.at[chosen].get(mode="promise_in_bounds", unique_indices=unique), self.data)
 
+    def batch_at(self, carry: Carry, number: int) -> Tree:
+        """The batch of the step of this number, from what is carried before it."""
+        plan = self.plan
+        row, i = divmod(number, plan.epoch_steps)
+        if not i and plan.shuffles:
+            carry = carry._replace(order=self.order_of(carry.shuffle_key, -(-carry.start // plan.epoch_steps) + row))
+        is_rest = plan.source is None and not plan.streams and i >= plan.full
+        return self.batch(carry, row, i, plan.examples - plan.full * plan.batch_size if is_rest else plan.batch_size)
+
     def step(self, carry: Carry, row: Any, i: Any, size: int) -> Carry:
         """One step, its info added to the sums."""
         state, info = self.trainer.step(carry.state, self.batch(carry, row, i, size))
         info, taken = self.trainer.telemetry(info)
+        if self.plan.skips_nonfinite:
+            return self.guarded(carry, state, info, taken, row, i)
         number = row * self.plan.epoch_steps + i
         if self.members is not None and carry.watch is not None and carry.watch.stopped is not None:
             state = where_leaves(carry.watch.stopped < 0, state, carry.state)  # who has stopped stays as it is
@@ -152,6 +169,26 @@ class Program(NamedTuple):
         stacked = jax.tree.map(lambda column, a: _with_row(column, a, number), carry.telemetry, taken)
         return carry._replace(state=state, sums=sums, first_bad_step=bad, telemetry=stacked)
 
+    def guarded(self, carry: Carry, state: TrainState, info: Any, taken: Any, row: Any, i: Any) -> Carry:
+        """One step that counts only if all is finite after it; otherwise nothing changes but the number of the step."""
+        arrays = jax.tree.leaves((state.params, state.model_state))
+        checked = [jnp.all(jnp.isfinite(a)) for a in arrays if jnp.issubdtype(a.dtype, jnp.inexact)]
+        good = functools.reduce(jnp.logical_and, checked, self.finite(info))
+        in_epoch, in_a_row = carry.skipped or (0, 0)
+        in_epoch = jnp.where(i == 0, 0, in_epoch) + jnp.where(good, 0, 1).astype(jnp.int32)
+        in_a_row = jnp.where(good, 0, in_a_row + 1).astype(jnp.int32)
+        number = row * self.plan.epoch_steps + i
+        state = where_leaves(good, state, carry.state._replace(step=state.step))
+        info = jax.tree.map(lambda a: jnp.where(good, a, jnp.zeros_like(a)), info)
+        sums = info if self.plan.epoch_steps == 1 else jax.tree.map(jnp.add, carry.sums, info)
+        return carry._replace(
+            state=state,
+            sums=sums,
+            first_bad_step=jnp.where(in_a_row < MOST_SKIPPED, -1, number),
+            telemetry=jax.tree.map(lambda column, a: _with_row(column, a, number), carry.telemetry, taken),
+            skipped=(in_epoch, in_a_row),
+        )
+
     def finite(self, info: Any) -> Any:
         """Whether the loss of a step is finite; where none is reported, whether everything is."""
         row = self.trainer.report(info)
@@ -161,6 +198,8 @@ class Program(NamedTuple):
     def row(self, carry: Carry) -> dict[str, Any]:
         """The row of the history at the end of an epoch."""
         row = self.trainer.report(carry.sums)
+        if carry.skipped is not None:
+            row |= {"skipped_steps": carry.skipped[0]}
         if self.validation is None:
             return row
         sums = evaluated(self.trainer, carry.state, self.validation, self.plan.batch_size or None)

@@ -14,6 +14,7 @@ from funcnn import checks
 from funcnn import data as datasets
 from funcnn.core import Tree, shown
 from funcnn.training.pieces import Buffer, Form, Piece
+from funcnn.training.positions import Position
 from funcnn.training.sources import begun, is_list_of_arrays, is_once, length_of, numbers_of, position_of
 
 # A piece is as large as is worth a call of a compiled program, and waits for more batches no longer than this.
@@ -22,32 +23,31 @@ _BYTES, _BATCHES, _SECONDS = 2**23, 1024, 0.2
 _PATIENCE = 10.0
 
 
-class StreamError(RuntimeError):
-    """A stream raised, ended too early, or gave a batch that cannot be used.
-
-    ``result`` is the ``Result`` after all batches that came before, ``step`` how many these were. What the stream
-    itself raised is the ``__cause__``.
-    """
-
-    def __init__(self, message: str, result: Any, step: int) -> None:
-        super().__init__(message)
-        self.result = result
-        self.step = step
-
-
 class Reader:
     """A stream under way: a thread reads, checks and stacks batches and moves them to the device.
 
     It reads ``passes`` times through the source, or until there are ``total`` batches; at most two pieces ahead.
+    ``at`` is where it begins, of a run that goes on; with ``notes_states`` the state of every iterator that knows it is
+    noted, and not only of one that is to be set back.
     """
 
     def __init__(
-        self, where: str, source: Any, passes: int | None, total: int | None, *, one_length: bool = True
+        self,
+        where: str,
+        source: Any,
+        passes: int | None,
+        total: int | None,
+        *,
+        one_length: bool = True,
+        at: Position | None = None,
+        notes_states: bool = False,
     ) -> None:
         self.where, self.source, self.passes, self.total, self.one_length = where, source, passes, total, one_length
+        self.at, self._notes_states = at, notes_states or is_once(source)
         self.form = Form()
         self._capacity = 1
         self._first: Piece | None = None
+        self._sample: list[Any] = []  # a whole batch
         self._free: collections.deque[list[Any]] = collections.deque()  # fresh memory costs as much as a copy
         # Queues and a flag without a lock of Python's own, which Ctrl-C may leave locked.
         self._pieces: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
@@ -55,20 +55,33 @@ class Reader:
         self._asked.put(None)
         self._closed = False
         self._position = position_of(source) if is_once(source) else None
+        if at is not None and self._position is not None:
+            self._position = at.state
         config: Any = jax.config
         settings = config.jax_enable_x64, config.jax_default_device  # a thread has its own
         self._thread = threading.Thread(target=self._run, args=settings, name="funcnn stream", daemon=True)
+
+    def again(self, at: Position | None) -> "Reader":
+        """Another one like this, before its beginning."""
+        options: dict[str, Any] = {"one_length": self.one_length, "at": at, "notes_states": self._notes_states}
+        return Reader(self.where, self.source, self.passes, self.total, **options)
 
     def begin(self) -> tuple[Buffer, int]:
         """The first batches, and how many examples are in a whole one; what goes wrong with the first one is raised."""
         self._thread.start()  # not before somebody is there to close it, who may be interrupted
         first = self._first = self._next()
+        if self.at is not None and self.form.structure is not None and (first is None or first.error is None):
+            # Only the form counts: this one may be smaller, or the end.
+            rooms = self.form.buffers(self._capacity)
+            for room, leaf in zip(rooms, self._sample, strict=True):
+                room[:] = leaf
+            return Buffer(self._moved(rooms), np.int32(0), np.int32(-1)), self.form.size
         if first is None or not first.size:
             error = None if first is None else first.error
             error = RuntimeError("the thread that reads has ended") if error is None else error
             error.add_note(f"{self.where}: while the first batch of the stream was read")
             raise error
-        return Buffer(first.batches, np.int32(0), np.int32(-1)), self.form.shapes[0][0]
+        return Buffer(first.batches, np.int32(0), np.int32(-1)), self.form.size
 
     def __iter__(self) -> Generator[Piece]:
         """The pieces; ``None`` from the thread is the end."""
@@ -84,9 +97,10 @@ class Reader:
         self._asked.put(None)
         return piece
 
-    def trained(self, position: Any) -> None:
+    def trained(self, position: Position) -> None:
         """Note where the iterator stood after the last batch that was trained on."""
-        self._position = position
+        if self._position is not None:
+            self._position = position.state
 
     def close(self) -> None:
         """End the thread, and set an iterator that was given back to where training ended."""
@@ -128,7 +142,7 @@ class Reader:
     def _read(self) -> Iterator[Piece]:
         """The pieces. Each is held back until it is known what comes after it: the end of a pass is part of it."""
         room: list[Any] = []
-        positions: list[Any] = []
+        positions: list[Position] = []
         begin, due = time.monotonic(), False
 
         def piece(ends: bool = False, error: BaseException | None = None) -> Piece:
@@ -172,12 +186,18 @@ class Reader:
 
     def _batches(self) -> Iterator[tuple[list[Any], Any] | BaseException | None]:
         """The leaves of each batch and the position behind it; ``None`` at the end of an epoch that is a pass."""
-        count, passes, smaller = 0, 0, None
+        at = Position() if self.at is None else self.at
+        count, passes, smaller = at.taken, at.passes, None
         most = None if self.passes is None else numbers_of(self.passes) - 1
+        if at.taken and not self._is_under_way(at):
+            self._skip(begun(self.source), at._replace(batches=1, state=None))  # for its form alone
         while passes != self.passes and count != self.total:
             before, passes = count, passes + 1
             try:
                 iterator = begun(self.source)
+                if self._is_under_way(at):
+                    self._skip(iterator, at)
+                    before, at = count - at.batches, Position()
                 while count != self.total and (batch := next(iterator, _END)) is not _END:
                     leaves = self._checked(batch, count)
                     if count - before == most:
@@ -185,7 +205,8 @@ class Reader:
                         checks.fail(self.where, f"passes of at most {most} batches, to have {self.passes}", "more", fix)
                     smaller = self._expect_form([leaf.shape for leaf in leaves], smaller, count)
                     count += 1
-                    yield leaves, position_of(iterator) if is_once(self.source) else None
+                    state = position_of(iterator) if self._notes_states else None
+                    yield leaves, Position(count, passes - 1, count - before, state)
                 if count == before:
                     self._fail_ended(count)
             except GeneratorExit:
@@ -195,6 +216,25 @@ class Reader:
                 return
             if self.passes is not None:
                 yield None
+
+    def _is_under_way(self, at: Position) -> bool:
+        """Whether a run that goes on does so within a pass that is yet to be read to its end."""
+        return at.batches > 0 and at.passes != self.passes and at.taken != self.total
+
+    def _skip(self, iterator: Any, at: Position) -> None:
+        """Bring a fresh iterator to where the run was; the first batch is read for its form."""
+        for index in range(at.batches):
+            batch = next(iterator, _END)
+            if batch is _END:
+                fix = "pass the stream that the run was begun with"
+                checks.fail(self.where, f"a stream of at least {at.batches} batches, to go on", f"{index}", fix)
+            if not index:
+                self._sample = self._checked(batch, 0)
+            if at.state is not None and hasattr(iterator, "set_state"):
+                iterator.set_state(at.state)
+                return
+            if self._closed:
+                return
 
     def _fail_ended(self, count: int) -> None:
         expected = "a stream of batches" if self.total is None else f"a stream of {self.total} batches"

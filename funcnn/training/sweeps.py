@@ -1,29 +1,30 @@
 """``sweep``: many runs as one program, over hyperparameters and seeds."""
 
 import contextlib
-import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from funcnn import checks
-from funcnn.core import expect_key
+from funcnn.core import Tree, expect_key
 from funcnn.training import progress as progresses
 from funcnn.training.driving import Driver
-from funcnn.training.fitting import Observer, driven, expect_observers
+from funcnn.training.fingerprints import digest
 from funcnn.training.grids import expanded
+from funcnn.training.groups import grouped, groups_of, kept_size, place_of, trained_in_groups
+from funcnn.training.keepers import Found, Keeper, Keeping, expect_keeping
+from funcnn.training.keeping import begun, found_in, position_of
 from funcnn.training.looks import looking
 from funcnn.training.members import Members
 from funcnn.training.preparing import prepared
 from funcnn.training.probes import concrete_trainer, fastest, same_maker, step_of
 from funcnn.training.records import Sweep, joined
-from funcnn.training.sources import is_once
+from funcnn.training.runs import Result
 from funcnn.training.stopping import monitored
 from funcnn.training.trainers import Trainer, TrainState
+from funcnn.training.watching import Observer, driven, expect_observers
 
 
 def sweep(
@@ -52,6 +53,8 @@ def sweep(
     progress: bool = True,
     every: int | None = None,
     observers: Sequence[Observer] = (),
+    checkpoint: Keeping | None = None,
+    resume: bool | str = False,
 ) -> Sweep:
     """Many runs as one compiled program: one for each point of a grid of hyperparameters, and for each seed.
 
@@ -76,6 +79,8 @@ def sweep(
             default what the device has, and on a CPU three quarters of what is free.
         progress: as for ``fit``, with the medians of all members; so are ``every`` and ``observers``, whose event has
             states and metrics with a leading axis.
+        checkpoint: as for ``fit``; so is ``resume``. Where members are cut into groups, each has a part of the
+            directory to itself.
 
     Returns:
         A ``Sweep``. A member whose numbers go bad has NaN in its history from there on, and stops nobody else.
@@ -104,82 +109,55 @@ def sweep(
     checks.expect_option("sweep", "how", how, ("auto", "vmap", "map"))
     expect_observers("sweep", observers)
     every = None if every is None else checks.expect_count("sweep", "every", every)
+    expect_keeping("sweep", checkpoint, resume)
     values, chosen = expanded(grid, combine, seeds)
     first = jax.tree.map(lambda a: a[0], values)
-    run = prepared(
-        "sweep",
-        concrete_trainer(make_trainer, first),
-        data,
-        validation,
-        key,
-        state,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        drop_last=drop_last,
-        steps_per_epoch=steps_per_epoch,
-        stops_at_nonfinite=False,
-        monitor=monitored("sweep", monitor, mode, patience, min_delta, keep_best),
-    )
-    count, results = 0, []
     with contextlib.ExitStack() as stack:
+        keeper = None if checkpoint is None else stack.enter_context(checkpoint.opened())
+        size = kept_size(keeper, len(chosen))
+        place = place_of(keeper, 0, size, len(chosen))
+        found = found_in("sweep", place, resume)
+        run = prepared(
+            "sweep",
+            concrete_trainer(make_trainer, first),
+            data,
+            validation,
+            key,
+            state,
+            epochs=epochs,
+            steps=steps,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            steps_per_epoch=steps_per_epoch,
+            stops_at_nonfinite=False,
+            monitor=monitored("sweep", monitor, mode, patience, min_delta, keep_best),
+            at=position_of(found),
+            is_kept=keeper is not None,
+        )
         stack.callback(run.close)
         jaxpr = step_of(make_trainer, first, run, state)
         how = fastest(jaxpr.jaxpr, run.plan) if how == "auto" else how
         maker = Members(same_maker(make_trainer, jaxpr), how, values)
         keys = jax.vmap(lambda s: jax.random.fold_in(key, s))(jnp.asarray(chosen, jnp.uint32))
-        for part in _groups(maker, run, keys, state, max_bytes):
-            if count:
-                run = run.again()
-                stack.callback(run.close)
-            group = run._replace(members=maker._replace(values=jax.tree.map(lambda a, p=part: a[p], values)))
-            begun, next_look = group.start(keys[part], state), looking(every, run.plan.epoch_steps, steps)
-            result, is_whole = driven(group, begun, next_look, list(observers), progress)
-            results.append(result)
-            count = min(count + len(part), len(chosen))
-            if not is_whole:
-                break
+        parts = groups_of(maker, run, keys, state, max_bytes) if size is None else grouped(len(chosen), size)
+
+        def trained(group: Driver, place: Keeper | None, found: Found | None, part: Any) -> tuple[Result, bool]:
+            members = group.members
+            extra = {} if place is None else {"members": digest((members and members.values, keys[part])), "how": how}
+            chunk, kept = begun(group, place, found, key, state, resume, extra, keys[part])
+            next_look = looking(every, group.plan.epoch_steps, steps)
+            return driven(group, chunk, next_look, list(observers), progress, kept)
+
+        results, count = trained_in_groups(stack, run, maker, parts, keeper, (place, found), resume, trained)
+    return _sweep(grid, values, chosen, keys, results, count)
+
+
+def _sweep(grid: Any, values: Tree, chosen: Any, keys: Any, results: list[Result], count: int) -> Sweep:
+    """The members that were begun, in the order and by the names that were given."""
     if count < len(chosen):
         progresses.say(f"sweep: {count} of {len(chosen)} members were begun; these are in the result")
     named = {name: values[name] for name in grid} if isinstance(grid, dict) else {"": values}  # in the given order
-    begun = {name: column[:count] for name, column in named.items()}
-    begun = begun if isinstance(grid, dict) else begun[""]
-    return Sweep(begun, chosen[:count], keys[:count], joined(results, count), len(set(chosen.tolist())))
-
-
-def _groups(maker: Members, run: Driver, keys: Any, state: TrainState | None, max_bytes: int | None) -> list[Any]:
-    """The members in equal groups that fit in memory, the last one filled up with the last member."""
-    count = len(keys)
-    limit = _memory() if max_bytes is None else checks.expect_count("sweep", "max_bytes", max_bytes)
-    size = count
-    while size > 1:
-        part = np.arange(size)
-        members = maker._replace(values=jax.tree.map(lambda a, p=part: a[p], maker.values))
-        if max_bytes is None and _TINY * members.carried(run, keys[part], state) < limit:
-            break  # nowhere near: the answer is not worth compiling for
-        needed = members.memory(run, keys[part], state)
-        if needed <= limit:
-            break
-        # Members take equal parts of what the data leave, or about that: asked again, until it fits.
-        size = math.ceil(count / max(math.ceil(count / size) + 1, math.ceil(count / max(1, size * limit // needed))))
-    if size < count and run.reader is not None and is_once(run.reader.source):
-        fix = "pass what can be iterated again, or allow more with max_bytes"
-        got = f"an iterator, gone after one pass, and members that do not fit in {limit:,} bytes together"
-        checks.fail("sweep", "a stream that is read once for each group of members", got, fix)
-    padded = np.minimum(np.arange(math.ceil(count / size) * size), count - 1)
-    return list(padded.reshape(-1, size))
-
-
-# What a step needs beside what is carried, at most, where nothing is known of it.
-_TINY = 50
-
-
-def _memory() -> int:
-    """The bytes that a program may take: of the device where it says so, of what is free in the machine otherwise."""
-    stats = jax.devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return int(0.9 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
-    if not hasattr(os, "sysconf") or "SC_AVPHYS_PAGES" not in os.sysconf_names:
-        return 2**62  # a machine that does not say
-    return int(0.75 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    points = {name: column[:count] for name, column in named.items()}
+    points = points if isinstance(grid, dict) else points[""]
+    return Sweep(points, chosen[:count], keys[:count], joined(results, count), len(set(chosen.tolist())))

@@ -1,0 +1,49 @@
+"""One writer for each directory."""
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Generator
+
+_LOCK = "LOCK"
+
+
+class RunLocked(RuntimeError):
+    """Another run writes into this directory: process ``pid`` on ``host``."""
+
+    def __init__(self, message: str, path: str, pid: int | None, host: str | None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.pid = pid
+        self.host = host
+
+
+@contextlib.contextmanager
+def locked(path: str) -> Generator[None]:
+    """The lock of a directory, which the system takes away from a process that ends, however it ends."""
+    import fcntl
+
+    name = os.path.join(path, _LOCK)
+    handle = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _taken(path, os.pread(handle, 4096, 0)) from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _taken(path: str, content: bytes) -> RunLocked:
+    try:
+        owner = json.loads(content)
+        pid, host = int(owner["pid"]), str(owner["host"])
+    except (ValueError, KeyError, TypeError):
+        pid = host = None
+    got = "another run" if pid is None else f"the run of process {pid} on {host}"
+    fix = "wait for its end, or choose another directory"
+    return RunLocked(f"checkpoints: expected {path} to be free, got {got} writing into it; {fix}", path, pid, host)

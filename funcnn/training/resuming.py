@@ -1,0 +1,240 @@
+"""A run as arrays by path, what makes it the run that it is, and how it goes on from what was kept of it."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnn import checks
+from funcnn.core import Tree
+from funcnn.training import progress as progresses
+from funcnn.training.chunks import Chunk
+from funcnn.training.driving import Driver, epochs_run_of
+from funcnn.training.fingerprints import digest, operations
+from funcnn.training.keepers import Found, Keeper, ResumeError
+from funcnn.training.positions import read_position
+from funcnn.training.programs import Carry
+
+# ---- a run as arrays by path -----------------------------------------------------------------------------------------
+
+
+def flattened(carry: Carry) -> dict[str, Any]:
+    """All arrays of a run by path; keys as the numbers that they are made of."""
+    leaves = {path: leaf for path, leaf in _paths(carry).items() if leaf.size}
+    return {path: jax.random.key_data(leaf) if _is_key(leaf) else leaf for path, leaf in leaves.items()}
+
+
+def keys_of(carry: Carry) -> dict[str, str]:
+    """Which of the arrays are keys, and of which kind."""
+    return {path: str(jax.random.key_impl(leaf)) for path, leaf in _paths(carry).items() if _is_key(leaf)}
+
+
+def _paths(tree: Tree) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    found = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    if len(found) < len(leaves):
+        fix = "leave '/' out of the names of params"
+        checks.fail("checkpoint", "a path of its own for each array", "two of the same", fix)
+    return found
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _restored(where: str, like: Carry, leaves: Mapping[str, Any], taken: tuple[str, ...], grown: Any) -> Carry:
+    """The arrays in the places of ``like``, which has to be of the same structure, shapes and dtypes.
+
+    What begins with one of ``taken`` is that of ``like``. ``grown(path, array, leaf)`` is an array for another number
+    of epochs.
+    """
+    paths, faults, made = _paths(like), [], []
+    is_ours = tuple(f"{name}/" for name in taken)
+
+    def skips(path: str) -> bool:
+        return path in taken or path.startswith(is_ours)
+
+    for path, leaf in paths.items():
+        if skips(path) or not leaf.size:
+            made.append(leaf)
+            continue
+        data = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        got = leaves.get(path)
+        got = None if got is None else grown(path, got, data)
+        if got is None:
+            faults.append(f"{path}: was not there, is {_shown(data)}")
+        elif got.shape != data.shape or got.dtype != data.dtype:
+            faults.append(f"{path}: was {_shown(got)}, is {_shown(data)}")
+        else:
+            made.append(_placed(got, leaf))
+    known = {path for path, leaf in paths.items() if leaf.size}
+    faults += [
+        f"{path}: was {_shown(leaves[path])}, is not there" for path in leaves if not skips(path) | (path in known)
+    ]
+    if faults:
+        fix = "resume it with the model, optimizer and metrics that it was begun with, or choose another directory"
+        raise ResumeError(
+            f"{where}: expected the run that was begun there, got another: {_listed(faults)}; {fix}; "
+            "a new run begins with the params of the old one by state=checkpoints.load(...).state"
+        )
+    return jax.tree.unflatten(jax.tree.structure(like), made)
+
+
+def _shown(leaf: Any) -> str:
+    return f"{leaf.dtype}{tuple(leaf.shape)}"
+
+
+def _listed(faults: list[str], most: int = 8) -> str:
+    rest = [f"and {len(faults) - most} more"] if len(faults) > most else []
+    return "; ".join([*faults[:most], *rest])
+
+
+def _placed(array: Any, like: Any) -> Any:
+    """An array on the device, or the devices, of another one."""
+    if _is_key(like):
+        return jax.random.wrap_key_data(_placed(array, jax.random.key_data(like)), impl=jax.random.key_impl(like))
+    return jax.device_put(array, like.sharding if like.committed else None)
+
+
+# ---- what run it is --------------------------------------------------------------------------------------------------
+
+
+class Identity(NamedTuple):
+    """What makes a run the run that it is."""
+
+    run: dict[str, Any]  # arguments, and checksums of data and program
+    program: str  # its operations, one in a line
+    versions: dict[str, Any]  # of what computes it
+
+
+def described(run: Driver, carry: Carry, key: Any, state: Any, extra: dict[str, Any]) -> Identity:
+    """What makes this run the run that it is."""
+    plan, monitor = run.plan, run.plan.monitor
+    is_stream = run.reader is not None
+    is_counted = run.reader is None or run.reader.passes is None
+    program = "\n".join(operations(run.traced(carry).jaxpr))
+    leaves = jax.tree.leaves(carry)
+    platforms = sorted({str(device.platform) for leaf in leaves for device in leaf.devices()})
+    versions = {"jax": jax.__version__, "platforms": platforms, "devices": max(len(a.devices()) for a in leaves)}
+    about = {
+        "epochs": plan.epochs,
+        "steps": plan.steps if is_counted else None,
+        "steps_per_epoch": plan.epoch_steps if is_counted else None,
+        "batch_size": plan.batch_size,
+        "shuffle": plan.shuffle,
+        "monitor": None if monitor is None else list(monitor),
+        "on_nonfinite": "skip" if plan.skips_nonfinite else "raise" if plan.stops_at_nonfinite else "continue",
+        "key": digest(key),
+        "data": None if is_stream or plan.source else digest(run.arrays),
+        "validation": None if run.held_out is None else digest(run.held_out),
+        "state": None if state is None else digest(state),
+        **extra,
+        "program": digest(np.frombuffer(program.encode(), np.uint8)),
+    }
+    return Identity(about, program, versions)
+
+
+# What is said of what is only known by its checksum.
+_SAID = {
+    "data": "the data are not the same",
+    "validation": "the validation data are not the same",
+    "state": "the state that it begins with is not the same",
+    "key": "the key is not the same",
+    "members": "the members are not the same",
+}
+
+
+def _expect_same(where: str, keeper: Keeper, was: dict[str, Any], now: dict[str, Any], program: str) -> None:
+    """Raise where hyperparameters, data or the program are others than when the run was begun."""
+    changed: list[str] = []
+    for name in now:
+        if was.get(name) == now[name]:
+            continue
+        if name in _SAID:
+            changed.append(_SAID[name])
+        elif name != "program":
+            changed.append(f"{name} was {was.get(name)} and is {now[name]}")
+        elif not changed:  # else it is what shows there too
+            changed.append(_difference(keeper.noted(str(was.get(name))), program))
+    if changed:
+        raise ResumeError(
+            f"{where}: expected the run that was begun in {keeper.path}, got a changed one: {_listed(changed)}; "
+            'take it back, or pass resume="changed" to go on all the same, or choose another directory'
+        )
+
+
+def _difference(was: str | None, now: str) -> str:
+    """The first operation that differs, for instance by a number that is a hyperparameter."""
+    if was is None:
+        return "what is computed is not the same"
+    before, after = was.split("\n"), now.split("\n")
+    match = difflib.SequenceMatcher(None, before, after, autojunk=False) if len(before) + len(after) < 2000 else None
+    pairs = zip(before, after, strict=False)
+    if len(before) == len(after) or match is None:
+        a, b = next(((a, b) for a, b in pairs if a != b), ("its end", "more"))
+    else:
+        _, i, j, k, m = next(code for code in match.get_opcodes() if code[0] != "equal")
+        a, b = " ".join(before[i:j][:1]) or "nothing", " ".join(after[k:m][:1]) or "nothing"
+    return f"what is computed is not the same: where there was `{_unnamed(a)}`, there is `{_unnamed(b)}`"
+
+
+def _unnamed(line: str) -> str:
+    """An operation without the numbers of its variables."""
+    return " ".join(re.sub(r"\bv\d+(:\S+)?( =)?|\[out_dtype=None\]", "", line).split())[:120]
+
+
+# ---- going on --------------------------------------------------------------------------------------------------------
+
+
+def going_on(run: Driver, keeper: Keeper, found: Found, like: Carry, identity: Identity, resume: Any) -> Chunk:
+    """The run where it was left; ``like`` is the one that would begin."""
+    about, plan, was, now, versions = found.about, run.plan, found.about["run"], identity.run, identity.versions
+    is_changed = resume == "changed"
+    (epoch, offset), step = about["number"], about["step"]
+    others = [
+        f"{name} {about['versions'].get(name)}" for name in versions if about["versions"].get(name) != versions[name]
+    ]
+    if others:
+        under = ", ".join(others)
+        progresses.say(f"{run.name}: saved under {under}: it goes on, and is equal to rounding from here on")
+    if about["versions"].get("jax") != versions["jax"]:
+        was = was | {"program": now["program"]}  # JAX writes down the same program in other words
+    where = f"{run.name}: resume: {keeper.path}"
+    impls = keys_of(like)
+    if about["keys"] != impls:
+        raise ResumeError(f"{where}: expected keys of the kinds {about['keys']}, got {impls}; pass a key of that kind")
+    taken: tuple[str, ...] = ("first_bad_step",)
+    if not offset:
+        taken += ("order", "sums")  # the next epoch makes its own
+    carry = _restored(where, like, found.leaves, taken, _growing(run.rows_axis))
+    if not is_changed:
+        _expect_same(run.name, keeper, was, now, identity.program)
+    elif offset and was.get("steps_per_epoch") != now["steps_per_epoch"]:
+        fix = "resume it as it was to the end of the epoch first"
+        raise ResumeError(f"{where}: expected the steps of an epoch to stay the same in the middle of one; {fix}")
+    number = epoch * plan.epoch_steps + offset
+    if number > plan.steps:
+        got = f"{plan.epochs} epochs"
+        raise ResumeError(f"{where}: expected more than the {step} steps that were taken, got {got}; train longer")
+    position = None if about["position"] is None else read_position(about["position"])
+    return Chunk(number, step, carry, {}, {}, stopped=epochs_run_of(carry) >= 0, position=position)
+
+
+def _growing(axis: int) -> Any:
+    def grown(path: str, array: Any, like: Any) -> Any:
+        """A column of the history for another number of rows."""
+        if not path.startswith(("history/", "telemetry/")) or array.ndim != like.ndim:
+            return array
+        rows = min(array.shape[axis], like.shape[axis])
+        if array.shape[:axis] + array.shape[axis + 1 :] != like.shape[:axis] + like.shape[axis + 1 :]:
+            return array
+        made = np.zeros(like.shape, array.dtype)
+        at = (slice(None),) * axis + (slice(0, rows),)
+        made[at] = array[at]
+        return made
+
+    return grown
