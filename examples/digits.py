@@ -1,10 +1,13 @@
 """A convolutional network learns to read handwritten digits: 1,797 images of 8 x 8 pixels, a fifth of them held out.
 
+``python digits.py FOLDER`` saves the run there every ten seconds; the same command goes on with it, whatever ended it.
+
 Data: E. Alpaydin and C. Kaynak, "Optical recognition of handwritten digits", UCI, 1998; bundled with scikit-learn.
 """
 
 import functools
 import pathlib
+import sys
 import time
 
 import jax
@@ -12,7 +15,7 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from funcnn import data, inspection, layers, losses, metrics, plotting, training
+from funcnn import checkpoints, data, inspection, layers, losses, metrics, plotting, training
 
 EPOCHS, BATCH = 40, 64
 FIGURE = pathlib.Path("figures/digits.png")
@@ -36,8 +39,8 @@ model = layers.serial(
 )
 
 
-def main() -> None:
-    """Train, measure, and save the curves."""
+def main(folder: str | None = None) -> None:
+    """Train, measure, and save the curves; keep the run in a folder, if there is one."""
     begin = time.perf_counter()
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8, 1) / 16
@@ -52,7 +55,8 @@ def main() -> None:
         optax.adamw(optax.cosine_decay_schedule(3e-3, steps), weight_decay=0.02),
         metrics={"accuracy": metrics.accuracy, "confusion": metrics.confusion_matrix(10)},
     )
-    result = training.fit(trainer, train, key=key, epochs=EPOCHS, batch_size=BATCH, validation=test)
+    kept = {} if folder is None else {"checkpoint": checkpoints.directory(folder, every=10.0), "resume": True}
+    result = training.fit(trainer, train, key=key, epochs=EPOCHS, batch_size=BATCH, validation=test, **kept)
 
     measured = training.evaluate(trainer, result.state, test)
     print("\nrows: the digit; columns: what it was taken for")
@@ -64,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

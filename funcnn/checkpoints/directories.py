@@ -7,6 +7,8 @@ import os
 from collections.abc import Generator
 from typing import NamedTuple
 
+import jax
+
 from funcnn import checks
 from funcnn.checkpoints.keeping import Keeper
 from funcnn.checkpoints.locks import locked
@@ -23,6 +25,12 @@ class Directory(NamedTuple):
     def opened(self) -> Generator[Keeper]:
         """The directory with its lock, as long as a run goes on; what is under way is waited for at the end."""
         _expect_orbax()
+        if jax.process_count() > 1:
+            got, fix = (
+                f"{jax.process_count()}",
+                "give each a run and a directory of its own, or save by hand with Orbax",
+            )
+            checks.fail("checkpoints", "one process", got, fix, NotImplementedError)
         os.makedirs(self.path, exist_ok=True)
         with locked(self.path):
             keeper = Keeper(self.path, self.every, self.keep)
