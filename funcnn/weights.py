@@ -25,6 +25,8 @@ __all__ = ["Weights", "WeightsError", "load", "save"]
 
 _FORMAT = "funcnn 1"
 _PARTS = ("params", "state")
+# Bytes of a header; safetensors has the same bound.
+_MOST = 100_000_000
 # What safetensors calls the dtypes that it knows; all others are kept as bytes, with an axis more.
 _CODES = {
     "BOOL": "bool",
@@ -248,12 +250,26 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The arrays of a file as they are stored, and its metadata; checked as the format asks."""
     import safetensors
 
+    if os.path.exists(path) and not os.path.isfile(path):
+        _fail(path, "a file", "a folder or a device", "pass the path of a file")
     with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        # Before anything of that size is in memory.
+        if length > min(size - 8, _MOST):
+            _fail(path, "a file of safetensors", f"{size} bytes that say to begin with a header of {length}")
+        head = file.read(length)
+        try:
+            header = json.loads(head, object_pairs_hook=_once)
+            ends = [about["data_offsets"][1] for name, about in header.items() if name != "__metadata__"]
+            if 8 + length + max(ends, default=0) != size:
+                raise ValueError("its arrays end elsewhere")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, IndexError) as error:
+            _fail(path, "a file of safetensors", f"{size} bytes that are none ({error})")
+        file.seek(0)
         content = file.read()
     try:
         stored = safetensors.deserialize(content)
-        length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + length], object_pairs_hook=_once)
     except (safetensors.SafetensorError, ValueError, RecursionError) as error:
         _fail(path, "a file of safetensors", f"{len(content)} bytes that are none ({error})")
     arrays = {}

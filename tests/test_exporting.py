@@ -907,3 +907,14 @@ def test_a_folder_that_is_not_there_is_said(tmp_path):
         exporting.save_model(tmp_path / "nowhere" / "a", layers.tanh, {}, {}, X)
     with pytest.raises(FileNotFoundError):
         exporting.load(tmp_path / "nothing")
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(exporting.ExportError, match="a file, got a folder or a device"):
+            exporting.load(path)
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(2**36)  # is not read
+    with pytest.raises(exporting.ExportError, match="one that begins otherwise"):
+        exporting.load(tmp_path / "sparse")

@@ -538,3 +538,13 @@ def test_the_same_process_is_no_exception(run):
         pass
     with kept.opened():
         pass
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(run):
+    step = newest(run)
+    (step / "arrays" / "commit_success.txt").unlink()
+    os.mkfifo(step / "arrays" / "commit_success.txt")
+    assert "something else" in checkpoints.verify(run)[0].fault
+    (step / "manifest.json").unlink()
+    os.mkfifo(step / "manifest.json")
+    assert "something else" in checkpoints.verify(run)[0].fault

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import textwrap
@@ -351,3 +352,28 @@ def test_a_name_that_is_there_twice_is_refused_without_checksums_too(tmp_path):
     (tmp_path / "a").write_bytes(framed(b"{" + TWICE + b"," + TWICE + b"}", bytes(4)))
     with pytest.raises(weights.WeightsError, match="a name that is there twice"):
         weights.load(tmp_path / "a", verify=False)
+
+
+def test_a_file_that_says_that_it_is_large_is_not_read(tmp_path):
+    """Neither a header of 2**60 bytes, nor a file of 64 GB of nothing."""
+    header = tmp_path / "header.safetensors"
+    header.write_bytes((2**60).to_bytes(8, "little") + b"{}")
+    sparse = tmp_path / "sparse.safetensors"
+    with sparse.open("wb") as file:
+        file.truncate(2**36)
+    told = tmp_path / "told.safetensors"
+    content = json.dumps({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}).encode()
+    told.write_bytes(len(content).to_bytes(8, "little") + content)
+    begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for path in (header, sparse, told):
+        with pytest.raises(weights.WeightsError, match="a file of safetensors") as caught:
+            weights.load(path)
+        assert caught.value.path == str(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begin < 100_000  # kB
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(weights.WeightsError, match="a file, got a folder or a device"):
+            weights.load(path)

@@ -67,6 +67,8 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 def manifest_of(folder: str) -> dict[str, Any]:
     """What the manifest of a step says, if it is whole."""
     path = os.path.join(folder, MANIFEST)
+    if os.path.lexists(path) and (os.path.islink(path) or not os.path.isfile(path)):
+        fail(path, "a file", "something else")
     try:
         with open(path, "rb") as file:
             content = file.read(_MOST + 1)

@@ -126,6 +126,8 @@ def _files(folder: str) -> Iterator[str]:
                 fail(path, "a file or a folder", "a link")
         for name in names:
             path = os.path.join(place, name)
+            if not os.path.isfile(path):
+                fail(path, "a file or a folder", "something else")
             relative = os.path.relpath(path, folder).replace(os.sep, "/")
             if relative != MANIFEST:
                 yield relative

@@ -173,13 +173,17 @@ def _flush(folder: str) -> None:
 
 def read(path: str, sha256: str | None) -> Content:
     """What is in a file, its checksum verified before anything is made of it."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        fail(path, "a file", "a folder or a device", "pass the path of a file")
+    form = _first_line("")[: -len('"}\n')]
     with open(path, "rb") as file:
-        content = file.read()
+        begin = file.read(len(form))  # before all of it is in memory
+        content = begin + file.read() if begin == form else begin
+    if begin != form:
+        fail(path, "a file of exporting.save_model or save_run", "one that begins otherwise")
     digest = _sha256([content])
     if sha256 is not None and digest != sha256:
         fail(path, f"a file of the SHA-256 {sha256}", digest, "take the file that was meant")
-    if not content.startswith(_first_line("")[: -len('"}\n')]):
-        fail(path, "a file of exporting.save_model or save_run", f"{len(content)} bytes that begin otherwise")
     begin = len(_first_line(digest))
     if content[:begin] != _first_line(_sha256([memoryview(content)[begin:]])):
         fail(path, "the checksum that it holds", "another: the file is damaged")
