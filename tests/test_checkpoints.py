@@ -252,6 +252,14 @@ def test_more_epochs_are_what_they_would_have_been(copied):
     assert digest(longer.history) == digest(whole.history)
 
 
+def test_a_run_that_was_ended_by_its_patience_goes_on_with_more(tmp_path):
+    options = {"epochs": 40, "batch_size": 50, "monitor": "loss", "min_delta": 1.0}
+    assert fit("arrays", tmp_path, patience=2, **options).epochs_run == 3
+    assert fit("arrays", tmp_path, patience=2, resume="changed", **options).epochs_run == 3
+    longer = fit("arrays", tmp_path, patience=5, resume="changed", **options)
+    assert digest(longer) == digest(fit("arrays", patience=5, **options))
+
+
 def test_more_passes_are_what_they_would_have_been(tmp_path):
     """The steps of a run on passes are numbered by how many passes there are to be."""
     fit("passes", tmp_path, until=9)

@@ -80,7 +80,7 @@ def test_killed_at_random_and_resumed_each_time(whole, compiled, tmp_path, name)
     assert len(steps) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", RUNS)
 def test_killed_forty_times_and_resumed_each_time(whole, tmp_path, name):
     ends, steps = killed(tmp_path / "runs", name, whole[name], 40, seed=100 + RUNS.index(name), longest=6.0)

@@ -528,8 +528,32 @@ def test_a_second_writer_is_told_at_once_who_the_first_is(run, whole):
         assert checkpoints.load(run).step == 12  # who reads needs no lock
     finally:
         holder.kill()
-        holder.wait()
+        holder.communicate()
     assert digest(fit(run, resume=True)) == whole  # the lock died with its holder
+
+
+def test_the_lock_does_not_live_on_in_a_worker(run):
+    """As those of a data loader, when the process that trains is killed."""
+    script = """
+        import os, sys, time
+        from funcnn import checkpoints
+        with checkpoints.directory(sys.argv[1]).opened():
+            if not os.fork():
+                print("held", flush=True)
+                time.sleep(20)
+                os._exit(0)
+            time.sleep(600)
+    """
+    holder = python(script, run)
+    assert holder.stdout.readline().strip() == "held"
+    with pytest.raises(checkpoints.RunLocked), checkpoints.directory(run).opened():
+        pass
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()  # which the worker has as well
+    holder.stderr.close()
+    with checkpoints.directory(run).opened():
+        pass
 
 
 def test_the_same_process_is_no_exception(run):
@@ -538,6 +562,16 @@ def test_the_same_process_is_no_exception(run):
         pass
     with kept.opened():
         pass
+
+
+def test_a_path_that_is_a_file(run):
+    with pytest.raises(NotADirectoryError, match=r"expected a directory at .*LOCK, got a file"):
+        fit(run / "LOCK")
+
+
+def test_a_tilde_is_the_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert checkpoints.directory("~/runs").path == str(tmp_path / "runs")
 
 
 def test_what_is_no_file_is_refused_and_not_waited_for(run):

@@ -31,6 +31,9 @@ class Directory(NamedTuple):
                 "give each a run and a directory of its own, or save by hand with Orbax",
             )
             checks.fail("checkpoints", "one process", got, fix, NotImplementedError)
+        if os.path.exists(self.path) and not os.path.isdir(self.path):
+            fix = "choose another path"
+            checks.fail("checkpoints.directory", f"a directory at {self.path}", "a file", fix, NotADirectoryError)
         os.makedirs(self.path, exist_ok=True)
         with locked(self.path):
             keeper = Keeper(self.path, self.every, self.keep)
@@ -81,7 +84,7 @@ def directory(path: str | os.PathLike[str], *, every: float = 60.0, keep: int = 
     if isinstance(every, bool) or not isinstance(every, (int, float)) or not 0 <= every < math.inf:
         checks.fail("checkpoints.directory", "every in seconds, from 0 on", repr(every), "pass for instance 60.0")
     keep = checks.expect_count("checkpoints.directory", "keep", keep)
-    return Directory(os.path.abspath(os.fspath(path)), float(every), keep)
+    return Directory(os.path.abspath(os.path.expanduser(os.fspath(path))), float(every), keep)
 
 
 def _expect_orbax() -> None:

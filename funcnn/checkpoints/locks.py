@@ -7,6 +7,18 @@ import socket
 from collections.abc import Generator
 
 _LOCK = "LOCK"
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    """A process that was forked off has no part in the lock: it may live longer than the one that trains."""
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 class RunLocked(RuntimeError):
@@ -26,6 +38,7 @@ def locked(path: str) -> Generator[None]:
 
     name = os.path.join(path, _LOCK)
     handle = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+    _held.add(handle)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -35,7 +48,9 @@ def locked(path: str) -> Generator[None]:
         os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
         yield
     finally:
-        os.close(handle)
+        if handle in _held:
+            _held.remove(handle)
+            os.close(handle)
 
 
 def _taken(path: str, content: bytes) -> RunLocked:

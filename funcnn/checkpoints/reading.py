@@ -81,7 +81,7 @@ def load(path: str | os.PathLike[str], *, step: int | None = None, like: TrainSt
         >>> found.step, found.state.params["kernel"].shape, found.history["loss"].shape
         (5, (1, 1), (5,))
     """
-    root = os.path.abspath(os.fspath(path))
+    root = os.path.abspath(os.path.expanduser(os.fspath(path)))
     if step is not None:
         step = checks.expect_count("checkpoints.load", "step", step)
     for last in reversed(range(_TRIES)):
@@ -187,7 +187,7 @@ def verify(path: str | os.PathLike[str]) -> tuple[Verified, ...]:
         >>> "state/params/kernel" in after[0].fault, "was cut off" in after[0].fault
         (True, True)
     """
-    root = os.path.abspath(os.fspath(path))
+    root = os.path.abspath(os.path.expanduser(os.fspath(path)))
     found = [_verified(step, folder) for step, folder in steps_of(root)]
     for name in sorted(os.listdir(os.path.join(root, "parts"))) if os.path.isdir(os.path.join(root, "parts")) else []:
         found += [_verified(step, folder) for step, folder in steps_of(os.path.join(root, "parts", name))]

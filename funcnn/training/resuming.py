@@ -18,6 +18,7 @@ from funcnn.training.fingerprints import digest, operations
 from funcnn.training.keepers import Found, Keeper, ResumeError
 from funcnn.training.positions import read_position
 from funcnn.training.programs import Carry
+from funcnn.training.stopping import Monitor, Watch
 
 # ---- a run as arrays by path -----------------------------------------------------------------------------------------
 
@@ -216,12 +217,22 @@ def going_on(run: Driver, keeper: Keeper, found: Found, like: Carry, identity: I
     elif offset and was.get("steps_per_epoch") != now["steps_per_epoch"]:
         fix = "resume it as it was to the end of the epoch first"
         raise ResumeError(f"{where}: expected the steps of an epoch to stay the same in the middle of one; {fix}")
+    if is_changed:
+        carry = carry._replace(watch=_more_patient(plan.monitor, carry.watch))
     number = epoch * plan.epoch_steps + offset
     if number > plan.steps:
         got = f"{plan.epochs} epochs"
         raise ResumeError(f"{where}: expected more than the {step} steps that were taken, got {got}; train longer")
     position = None if about["position"] is None else read_position(about["position"])
     return Chunk(number, step, carry, {}, {}, stopped=epochs_run_of(carry) >= 0, position=position)
+
+
+def _more_patient(monitor: Monitor | None, watch: Watch | None) -> Watch | None:
+    """The watch of a run that was ended by a patience, and would not have been by the one that it has now."""
+    if monitor is None or watch is None or monitor.patience is None or np.ndim(watch.stopped):
+        return watch
+    waited = watch.stopped - 1 - watch.epoch
+    return watch._replace(stopped=jnp.where(waited >= monitor.patience, watch.stopped, -1).astype(jnp.int32))
 
 
 def _growing(axis: int) -> Any:
