@@ -14,7 +14,7 @@ SOURCE = PAGE.parent.parent / "funcnn"
 # What networks are built from, and then what layers are built from.
 MODULES = (
     *("layers", "models", "losses", "metrics", "penalties", "training", "data", "trees", "weights"),
-    *("inspection", "plotting", "core"),
+    *("checkpoints", "exporting", "inspection", "plotting", "core"),
 )
 
 HEAD = """# Every name

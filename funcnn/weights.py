@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import operator
 import os
+import uuid
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
@@ -95,6 +96,9 @@ def save(path: str | os.PathLike[str], params: Tree, state: Tree | None = None, 
 
     if not isinstance(card, str):
         checks.fail("weights.save", "card as a text", type(card).__name__, "pass a string", TypeError)
+    if hasattr(params, "_fields"):
+        fix = "pass result.state.params and result.state.model_state"
+        checks.fail("weights.save", "params, nested dicts of arrays", type(params).__name__, fix, TypeError)
     leaves: dict[str, dict[str, Any]] = {}
     arrays: dict[str, Any] = {}
     for part, tree in zip(_PARTS, (params, {} if state is None else state), strict=True):
@@ -114,7 +118,7 @@ def save(path: str | os.PathLike[str], params: Tree, state: Tree | None = None, 
         for name, a in arrays.items()
     }
     target = os.path.abspath(os.fspath(path))
-    beside = f"{target}.{os.getpid()}.part"
+    beside = f"{target}.{uuid.uuid4().hex}.part"
     try:
         safetensors.serialize_file(specs, beside, metadata)
         _flush(beside)
@@ -170,6 +174,8 @@ def load(
     found: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
     for name, array in arrays.items():
         if leaves is None:
+            if name.replace(".", "/") in found["params"]:
+                _fail(target, "a path of its own for each array", f"{name!r} twice", "rename one of them")
             found["params"][name.replace(".", "/")] = _as_jax(target, name, array)
         else:
             part, _, place = name.partition("/")
@@ -191,6 +197,10 @@ def load(
 
 def _by_path(tree: Tree, where: str) -> dict[str, Any]:
     found = trees.select(tree, "**", where=where) if jax.tree.leaves(tree) else {}
+    if len(found) < len(jax.tree.leaves(tree)):
+        checks.fail(
+            where, "a path of its own for each array", "two of the same", "leave '/' out of the names of params"
+        )
     for name, leaf in found.items():
         if not hasattr(leaf, "dtype") or isinstance(leaf, jax.ShapeDtypeStruct):
             checks.fail(f"{where}/{name}", "an array", type(leaf).__name__, "pass trained params", TypeError)

@@ -28,6 +28,7 @@ LONGER = {
     "losses.py": "many small functions, and two thirds of it are docstrings",
     "weights.py": "what is written and what is read are one format; a third of it are docstrings",
     "metrics.py": "many small functions, and half of it are docstrings",
+    "training/streams.py": "a reader and its thread, which share what they know of the stream",
 }
 # What a person watches while it runs; everything else returns text.
 MAY_PRINT = {"training/progress.py"}

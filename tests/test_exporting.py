@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from catalogue import LAYERS
 
 from funcnn import data, exporting, layers, losses, metrics, models, training
 from funcnn.core import Layer
+from funcnn.exporting import files
 
 ROOT = Path(__file__).parent.parent
 KEY = jax.random.key(0)
@@ -838,7 +840,7 @@ def test_what_a_newer_jax_wrote_is_said(small, monkeypatch):
 
 def test_whichever_operation_fails_there_is_a_whole_file(small, monkeypatch):
     old = small.read_bytes()
-    monkeypatch.setattr(os, "getpid", lambda: 1)
+    monkeypatch.setattr(files.uuid, "uuid4", lambda: uuid.UUID(int=1))
     states = []
     for n in range(1, 100):
         count = 0

@@ -466,3 +466,59 @@ def test_the_data_are_not_changed(line):
     training.fit(line, (x, y), progress=False, **OPTIONS)
     np.testing.assert_array_equal(x, X)
     np.testing.assert_array_equal(y, Y)
+
+
+def test_a_step_that_is_skipped_is_as_if_it_had_not_been():
+    """As for Optax, whose wrapper of the optimizer leaves params and its own state where gradients went bad."""
+    x = X.copy()
+    x[2 * BATCH] = 1e30
+    data, options = (x, Y), {**OPTIONS, "shuffle": False}
+
+    def loss(prediction, target):
+        return (prediction - target)[:, 0] ** 2
+
+    line = training.supervised(FLAT, loss, optax.sgd(1e-3))
+    skipped = training.fit(line, data, progress=False, on_nonfinite="skip", **options)
+    wrapped = training.supervised(FLAT, loss, optax.apply_if_finite(optax.sgd(1e-3), 100))
+    other = training.fit(wrapped, data, progress=False, on_nonfinite="continue", **options)
+    for a, b in zip(jax.tree.leaves(skipped.state.params), jax.tree.leaves(other.state.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    np.testing.assert_array_equal(skipped.history["skipped_steps"], 1)
+    assert np.isfinite(skipped.history["loss"]).all()
+    assert int(skipped.state.step) == int(other.state.step)
+    # The mean is that of the others.
+    kept = np.delete(np.arange(len(X)), np.arange(2 * BATCH, 3 * BATCH))
+    alone = training.fit(
+        line, (X[kept], Y[kept]), progress=False, key=options["key"], epochs=1, batch_size=BATCH, shuffle=False
+    )
+    np.testing.assert_allclose(skipped.history["loss"][0], alone.history["loss"][0], rtol=1e-5)
+
+
+def test_nothing_is_known_of_an_epoch_of_which_all_was_skipped():
+    x, y = np.ones((4, 1), np.float32), np.full((4, 1), 1e30, np.float32)
+    line = training.supervised(FLAT, lambda p, t: (p - t)[:, 0] ** 2, optax.sgd(1e-3))
+    options = {"key": KEY, "epochs": 3, "progress": False, "on_nonfinite": "skip", "monitor": "loss", "keep_best": True}
+    result = training.fit(line, (x, y), **options)
+    assert np.isnan(result.history["loss"]).all()
+    np.testing.assert_array_equal(result.history["skipped_steps"], 1)
+
+
+def test_an_optimizer_that_went_bad_is_a_step_that_is_skipped():
+    """Its momentum is infinite, and the params are not yet."""
+    line = training.supervised(FLAT, lambda p, t: jnp.abs(p - t)[:, 0], optax.lion(1e-2))
+    x, y = np.ones((4, 1), np.float32), np.ones((4, 1), np.float32)
+    x[2] = 3e38
+    result = training.fit(
+        line, (x, y), key=KEY, epochs=2, batch_size=1, shuffle=False, progress=False, on_nonfinite="skip"
+    )
+    assert all(np.isfinite(leaf).all() for leaf in host(result.state.opt_state))
+    assert result.history["skipped_steps"].tolist() in ([0, 0], [1, 1])
+
+
+def test_too_many_skipped_in_a_row_end_the_run():
+    x, y = np.ones((100, 1), np.float32), np.full((100, 1), 1e30, np.float32)
+    line = training.supervised(FLAT, lambda p, t: (p - t)[:, 0] ** 2, optax.sgd(1e-3))
+    with pytest.raises(training.NonFiniteError, match="got 20 steps in a row whose numbers went bad") as caught:
+        training.fit(line, (x, y), key=KEY, epochs=3, batch_size=1, progress=False, on_nonfinite="skip")
+    assert caught.value.step == 19
+    assert all(np.isfinite(leaf).all() for leaf in host(caught.value.result.state.params))

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from funcnn import models, weights
+from funcnn import models, training, weights
 
 KEY = jax.random.key(0)
 SMALL = {"dense_0": {"kernel": jnp.arange(6, dtype=jnp.float32).reshape(2, 3), "bias": jnp.ones(3, jnp.bfloat16)}}
@@ -377,3 +378,28 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
     for path in (tmp_path, tmp_path / "pipe"):
         with pytest.raises(weights.WeightsError, match="a file, got a folder or a device"):
             weights.load(path)
+
+
+def test_no_array_is_lost_under_the_path_of_another(tmp_path):
+    with pytest.raises(ValueError, match="expected a path of its own for each array, got two of the same"):
+        weights.save(tmp_path / "a", {"a/b": jnp.ones(1), "a": {"b": jnp.zeros(1)}})
+    safetensors.numpy.save_file({"a.b": np.ones(1, "f"), "a/b": np.zeros(1, "f")}, tmp_path / "b")
+    with pytest.raises(weights.WeightsError, match="a path of its own for each array"):
+        weights.load(tmp_path / "b", verify=False)
+
+
+def test_a_result_is_not_taken_for_params(tmp_path):
+    state = training.TrainState({"a": jnp.ones(1)}, {}, {}, jax.random.key(0), 0)
+    with pytest.raises(TypeError, match=r"got TrainState; pass result\.state\.params"):
+        weights.save(tmp_path / "a", state)
+
+
+def test_threads_that_save_at_once_leave_one_of_the_files(tmp_path):
+    def save(number):
+        for _ in range(20):
+            weights.save(tmp_path / "a", {"a": jnp.full(100, number)})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(save, range(4)))
+    assert len(set(weights.load(tmp_path / "a").params["a"].tolist())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

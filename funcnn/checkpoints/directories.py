@@ -1,7 +1,6 @@
 """A directory that runs are saved in, as an argument of ``fit``."""
 
 import contextlib
-import importlib.util
 import math
 import os
 from collections.abc import Generator
@@ -12,6 +11,7 @@ import jax
 from funcnn import checks
 from funcnn.checkpoints.keeping import Keeper
 from funcnn.checkpoints.locks import locked
+from funcnn.checkpoints.stores import expect_orbax
 
 
 class Directory(NamedTuple):
@@ -24,7 +24,7 @@ class Directory(NamedTuple):
     @contextlib.contextmanager
     def opened(self) -> Generator[Keeper]:
         """The directory with its lock, as long as a run goes on; what is under way is waited for at the end."""
-        _expect_orbax()
+        expect_orbax()
         if jax.process_count() > 1:
             got, fix = (
                 f"{jax.process_count()}",
@@ -35,8 +35,8 @@ class Directory(NamedTuple):
             fix = "choose another path"
             checks.fail("checkpoints.directory", f"a directory at {self.path}", "a file", fix, NotADirectoryError)
         os.makedirs(self.path, exist_ok=True)
-        with locked(self.path):
-            keeper = Keeper(self.path, self.every, self.keep)
+        with locked(self.path) as is_ours:
+            keeper = Keeper(self.path, self.every, self.keep, is_ours)
             try:
                 yield keeper
             finally:
@@ -54,8 +54,8 @@ def directory(path: str | os.PathLike[str], *, every: float = 60.0, keep: int = 
 
     Args:
         path: of the directory, made where it is not there. One run has it to itself.
-        every: seconds from one save to the next, at least; 0 for a save after every chunk. At the end of a run, and
-            where it is interrupted, it is saved in any case.
+        every: seconds from one save to the next, at least; 0 for one after the other. What ends while a save is under
+            way is not saved. At the end of a run, and where it breaks off, it is saved in any case.
         keep: how many steps stay, the last ones; and, where numbers went bad, the last with finite params.
 
     Raises:
@@ -85,9 +85,3 @@ def directory(path: str | os.PathLike[str], *, every: float = 60.0, keep: int = 
         checks.fail("checkpoints.directory", "every in seconds, from 0 on", repr(every), "pass for instance 60.0")
     keep = checks.expect_count("checkpoints.directory", "keep", keep)
     return Directory(os.path.abspath(os.path.expanduser(os.fspath(path))), float(every), keep)
-
-
-def _expect_orbax() -> None:
-    if importlib.util.find_spec("orbax") is None:
-        fix = "pip install 'funcnn[checkpoints]'"
-        checks.fail("checkpoints", "the package orbax-checkpoint, which writes the arrays", "none", fix, ImportError)

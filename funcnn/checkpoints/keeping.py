@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,11 @@ from funcnn.checkpoints import stores
 from funcnn.checkpoints.manifests import CheckpointError, manifest_of
 from funcnn.training.keepers import Found
 
-_STEPS, _DAMAGED, _NOTES = "steps", "damaged", "programs"
+_STEPS, _DAMAGED, _NOTES, _PARTS = "steps", "damaged", "programs", "parts"
 # What is under way, or about to be deleted, and nobody's once its writer is gone.
 _PASSING = ".passing"
 # What has to be finite for a step to be worth keeping beyond the last ones.
-_PARAMS = "state/params/"
+_PARAMS = "state/params"
 
 
 def steps_of(path: str) -> list[tuple[int, str]]:
@@ -32,11 +33,19 @@ def steps_of(path: str) -> list[tuple[int, str]]:
     return sorted(((int(name), os.path.join(folder, name)) for name in names if name.isdecimal()), reverse=True)
 
 
+def parts_of(path: str) -> list[str]:
+    """The names of the parts that there are, for groups of a large sweep."""
+    try:
+        return sorted(name for name in os.listdir(os.path.join(path, _PARTS)) if not name.startswith("."))
+    except FileNotFoundError:
+        return []
+
+
 class Keeper:
     """The directory of one run, or of a part of one, while it is locked."""
 
-    def __init__(self, path: str, every: float, keep: int) -> None:
-        self.path, self._every, self._keep = path, every, keep
+    def __init__(self, path: str, every: float, keep: int, is_ours: Callable[[], bool]) -> None:
+        self.path, self._every, self._keep, self._is_ours = path, every, keep, is_ours
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._last = time.monotonic()
@@ -117,6 +126,8 @@ class Keeper:
     def _write(self, step: int, about: dict[str, Any], leaves: dict[str, Any]) -> None:
         params = [np.asarray(leaf) for path, leaf in leaves.items() if path.startswith(_PARAMS)]
         is_finite = all(np.isfinite(leaf).all() for leaf in params if leaf.dtype.kind in "fcV")
+        if not self._is_ours():
+            raise OSError(f"the directory {self.path} was deleted or replaced while the run went on")
         passing = os.path.join(self.path, _PASSING, uuid.uuid4().hex)
         try:
             stores.write(passing, {**about, "is_finite": bool(is_finite)}, leaves)
@@ -165,16 +176,13 @@ class Keeper:
 
     def part(self, name: str) -> "Keeper":
         """The place of a run that is a part of this one."""
-        part = Keeper(os.path.join(self.path, "parts", name), self._every, self._keep)
+        part = Keeper(os.path.join(self.path, _PARTS, name), self._every, self._keep, self._is_ours)
         self._parts.append(part)
         return part
 
     def parts(self) -> list[str]:
         """The names of the parts that there are."""
-        try:
-            return sorted(os.listdir(os.path.join(self.path, "parts")))
-        except FileNotFoundError:
-            return []
+        return parts_of(self.path)
 
     def close(self) -> None:
         """Wait for what is under way, and say what went wrong with it, if nobody else did."""

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 _LOCK = "LOCK"
 _held: set[int] = set()
@@ -32,8 +32,11 @@ class RunLocked(RuntimeError):
 
 
 @contextlib.contextmanager
-def locked(path: str) -> Generator[None]:
-    """The lock of a directory, which the system takes away from a process that ends, however it ends."""
+def locked(path: str) -> Generator[Callable[[], bool]]:
+    """The lock of a directory, which the system takes away from a process that ends, however it ends.
+
+    It is given as a function that says whether the directory is still the one that was locked.
+    """
     import fcntl
 
     name = os.path.join(path, _LOCK)
@@ -46,10 +49,12 @@ def locked(path: str) -> Generator[None]:
             raise _taken(path, os.pread(handle, 4096, 0)) from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
-        yield
+        mine = os.fstat(handle)
+        yield lambda: os.path.lexists(name) and os.path.samestat(mine, os.lstat(name))
     finally:
         if handle in _held:
             _held.remove(handle)
+            fcntl.flock(handle, fcntl.LOCK_UN)
             os.close(handle)
 
 

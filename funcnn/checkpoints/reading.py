@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from funcnn import checks, trees
 from funcnn.checkpoints import stores
-from funcnn.checkpoints.keeping import steps_of
+from funcnn.checkpoints.directories import Directory
+from funcnn.checkpoints.keeping import parts_of, steps_of
 from funcnn.checkpoints.manifests import CheckpointError
 from funcnn.core import Tree
 from funcnn.training.states import TrainState
@@ -23,7 +25,7 @@ class Checkpoint(NamedTuple):
 
     ``state`` is its ``TrainState``, and ``best`` the best one, where it was kept, ``None`` otherwise; ``history`` has
     the rows of the epochs that had ended; ``about`` is what else was written down. Of a sweep, all have an axis of
-    members more.
+    members in front.
     """
 
     path: str
@@ -53,13 +55,29 @@ class Verified(NamedTuple):
         return not self.fault
 
 
-def load(path: str | os.PathLike[str], *, step: int | None = None, like: TrainState | None = None) -> Checkpoint:
+def _root(where: str, path: Any) -> str:
+    """The directory that is meant."""
+    path = path.path if isinstance(path, Directory) else path
+    if not isinstance(path, (str, os.PathLike)):
+        fix = "pass the directory that fit was given"
+        checks.fail(where, "a path", type(path).__name__, fix, TypeError)
+    root = os.path.abspath(os.path.expanduser(os.fspath(path)))
+    if os.path.lexists(root) and not os.path.isdir(root):
+        checks.fail(
+            where, f"a directory at {root}", "a file", "pass the directory that fit was given", NotADirectoryError
+        )
+    return root
+
+
+def load(
+    path: str | os.PathLike[str] | Directory, *, step: int | None = None, like: TrainState | None = None
+) -> Checkpoint:
     """Read a checkpoint: the newest that is whole, or that of a step.
 
     This needs no lock: a run may go on saving there meanwhile.
 
     Args:
-        path: of the directory, as for ``directory``; of a part of a large sweep, that of the part.
+        path: of the directory, as for ``directory``; of a sweep in parts, that of a part, ``"runs/a/parts/..."``.
         step: which one; the newest otherwise.
         like: a ``TrainState`` of the same trainer, as from ``trainer.init(key, batch)``, whose structure those that are
             read are to have. Without it params and state of the model are nested dicts, as those of all layers here
@@ -81,7 +99,10 @@ def load(path: str | os.PathLike[str], *, step: int | None = None, like: TrainSt
         >>> found.step, found.state.params["kernel"].shape, found.history["loss"].shape
         (5, (1, 1), (5,))
     """
-    root = os.path.abspath(os.path.expanduser(os.fspath(path)))
+    root = _root("checkpoints.load", path)
+    if like is not None and not isinstance(like, TrainState):
+        fix = "pass trainer.init(key, batch)"
+        checks.fail("checkpoints.load", "like as a TrainState", type(like).__name__, fix, TypeError)
     if step is not None:
         step = checks.expect_count("checkpoints.load", "step", step)
     for last in reversed(range(_TRIES)):
@@ -90,6 +111,8 @@ def load(path: str | os.PathLike[str], *, step: int | None = None, like: TrainSt
         if not chosen:
             there = ", ".join(str(number) for number, _ in reversed(found)) or "none"
             fix = "pass the directory that fit was given" if not found else "choose one of them"
+            if parts := parts_of(root):
+                there, fix = f"a sweep in parts, {', '.join(parts)}", "pass the path of one, below parts/"
             message = (
                 f"checkpoints.load: {root}: expected {'a step' if step is None else f'step {step}'}, got {there}; {fix}"
             )
@@ -108,14 +131,20 @@ def load(path: str | os.PathLike[str], *, step: int | None = None, like: TrainSt
 def _checkpoint(folder: str, stored: stores.Stored, like: TrainState | None) -> Checkpoint:
     about = stored.manifest["about"]
     leaves = {path: _jax(folder, path, array, about["keys"].get(path)) for path, array in stored.leaves.items()}
-    rows = about["rows"]
+    is_sweep = "members" in about.get("run", ())
     history = {
-        path.removeprefix("history/"): column[:, :rows] if about["rows_axis"] else column[:rows]
+        path.removeprefix("history/"): _rows(column, about["rows"], about["rows_axis"], is_sweep)
         for path, column in stored.leaves.items()
         if path.startswith("history/")
     }
     best = _state(folder, leaves, "watch/state/", like) if any(p.startswith("watch/state/") for p in leaves) else None
     return Checkpoint(folder, about["step"], _state(folder, leaves, "state/", like), best, history, about)
+
+
+def _rows(column: Any, rows: int, axis: int, is_sweep: bool) -> Any:
+    """The rows of the epochs that had ended; of a sweep with the members in front."""
+    column = column[:, :rows] if axis else column[:rows]
+    return np.moveaxis(column, 1, 0) if is_sweep and not axis else column
 
 
 def _jax(folder: str, path: str, array: Any, key: str | None) -> Any:
@@ -132,6 +161,8 @@ def _state(folder: str, leaves: dict[str, Any], prefix: str, like: TrainState | 
         return _like(folder, found, like)
 
     def part(name: str) -> Tree:
+        if name in found:  # one array, and no dict of them
+            return found[name]
         return trees.nested(
             {path.removeprefix(f"{name}/"): leaf for path, leaf in found.items() if path.startswith(f"{name}/")}
         )
@@ -158,7 +189,7 @@ def _like(folder: str, found: dict[str, Any], like: TrainState) -> TrainState:
     return jax.tree.unflatten(jax.tree.structure(like), made)
 
 
-def verify(path: str | os.PathLike[str]) -> tuple[Verified, ...]:
+def verify(path: str | os.PathLike[str] | Directory) -> tuple[Verified, ...]:
     """Compare every byte of every step in a directory with its checksum, without a model and without a device.
 
     Args:
@@ -187,9 +218,9 @@ def verify(path: str | os.PathLike[str]) -> tuple[Verified, ...]:
         >>> "state/params/kernel" in after[0].fault, "was cut off" in after[0].fault
         (True, True)
     """
-    root = os.path.abspath(os.path.expanduser(os.fspath(path)))
+    root = _root("checkpoints.verify", path)
     found = [_verified(step, folder) for step, folder in steps_of(root)]
-    for name in sorted(os.listdir(os.path.join(root, "parts"))) if os.path.isdir(os.path.join(root, "parts")) else []:
+    for name in parts_of(root):
         found += [_verified(step, folder) for step, folder in steps_of(os.path.join(root, "parts", name))]
     if not found:
         raise CheckpointError(f"checkpoints.verify: {root}: expected a run that was saved, got none", root)

@@ -9,15 +9,18 @@ it. Nothing in a file is ever executed.
 import contextlib
 import errno
 import hashlib
+import importlib.util
 import logging
 import os
 import re
 import shutil
+import threading
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from funcnn import checks
 from funcnn.checkpoints.manifests import MANIFEST, dtype_of, fail, manifest_of, write_manifest
 
 _ARRAYS = "arrays"
@@ -43,6 +46,10 @@ _PLAIN = frozenset(
         "complex128",
     ]
 )
+
+
+# Orbax in two threads of a process: one deletes what the other is about to move.
+_one_at_a_time = threading.Lock()
 
 
 class Stored(NamedTuple):
@@ -98,16 +105,25 @@ def _bytes(array: Any) -> Any:
 @contextlib.contextmanager
 def _orbax() -> Generator[tuple[Any, Any]]:
     """Orbax, each array in files of its own, so that it is known which one a damaged file belongs to."""
+    expect_orbax()
     from orbax.checkpoint import v1 as orbax
 
-    context = orbax.Context()
-    context.array.saving.use_ocdbt = False
     log = logging.getLogger("absl")
-    log.addFilter(_is_no_news)
-    try:
-        yield orbax, context
-    finally:
-        log.removeFilter(_is_no_news)
+    with _one_at_a_time:
+        context = orbax.Context()
+        context.array.saving.use_ocdbt = False
+        log.addFilter(_is_no_news)
+        try:
+            yield orbax, context
+        finally:
+            log.removeFilter(_is_no_news)
+
+
+def expect_orbax() -> None:
+    """Raise an ``ImportError`` where it is not installed."""
+    if importlib.util.find_spec("orbax") is None:
+        fix = "pip install 'funcnn[checkpoints]'"
+        checks.fail("checkpoints", "the package orbax-checkpoint, which writes the arrays", "none", fix, ImportError)
 
 
 def _is_no_news(record: logging.LogRecord) -> bool:
@@ -190,6 +206,8 @@ def read(folder: str) -> Stored:
     try:
         with _orbax() as (orbax, context), context:
             arrays = orbax.load(path, {name: np.empty(*spec) for name, spec in like.items()})
+    except ImportError:
+        raise
     except Exception as error:  # whatever it says of it, it cannot be read
         fail(path, "arrays as Orbax writes them", f"what it cannot read ({error})")
     leaves: dict[str, Any] = {}

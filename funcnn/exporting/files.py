@@ -12,6 +12,7 @@ import json
 import math
 import operator
 import os
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -123,7 +124,7 @@ def write(
     parts = [line, *bodies, *(program for _, program in programs)]
     parts = [_first_line(_sha256(parts)), *parts]
     target = os.path.abspath(os.fspath(path))
-    beside = f"{target}.{os.getpid()}.part"
+    beside = f"{target}.{uuid.uuid4().hex}.part"
     try:
         _write_through(beside, parts)
         os.replace(beside, target)

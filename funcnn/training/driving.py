@@ -181,6 +181,15 @@ class Driver(NamedTuple):
         given = self.plan, self.arrays, self.held_out, carry, np.int32(0), np.int32(0)
         return _advance.trace(self.trainer, *given) if self.members is None else self.members.traced(*given)
 
+    def traced_step(self, carry: Carry) -> Any:
+        """The program of one step alone, whatever the length of the run; of a member, that of any of them."""
+        program = Program(self.trainer, self.plan, self.arrays, self.held_out)
+        if self.members is None:
+            return jax.make_jaxpr(self.trainer.step)(carry.state, program.batch_spec())
+        make, state = self.members.make_trainer, jax.tree.map(lambda a: a[0], carry.state)
+        first = jax.tree.map(lambda a: a[0], self.members.values)
+        return jax.make_jaxpr(lambda h, s, b: make(h).step(s, b))(first, state, program.batch_spec())
+
     def trained(self, position: Position | None) -> None:
         """Tell the reader where it stood behind the last batch that was trained on."""
         if self.reader is not None and position is not None:
@@ -217,7 +226,9 @@ class Driver(NamedTuple):
             f"lower the learning rate, or clip the gradient with optax.clip_by_global_norm; "
             f"the .result of this error holds the last good state, after {step} steps"
         )
-        return NonFiniteError(message, self.result(after, good), epoch, step)
+        error = NonFiniteError(message, self.result(after, good), epoch, step)
+        error.chunk = Chunk(good, step, after, {}, {}, position=_position(span, step))
+        return error
 
     def cause(self, carry: Carry, number: int, span: Span) -> str:
         """What made the step of this number bad, as far as it can be found: the first operation, and its layer."""

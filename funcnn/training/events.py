@@ -27,6 +27,8 @@ class NonFiniteError(FloatingPointError):
     say where.
     """
 
+    chunk: Any = None  # the run up to that state, to be kept
+
     def __init__(self, message: str, result: Result, epoch: int, step: int) -> None:
         super().__init__(message)
         self.result = result

@@ -9,7 +9,7 @@ from funcnn import checks
 from funcnn.training.chunks import Chunk
 from funcnn.training.driving import Driver
 from funcnn.training.events import Event
-from funcnn.training.keepers import Keeping, expect_keeping
+from funcnn.training.keepers import Keeping, ResumeError, expect_keeping
 from funcnn.training.keeping import begun, found_in, position_of
 from funcnn.training.looks import by_count, looking
 from funcnn.training.preparing import prepared
@@ -188,6 +188,8 @@ def fit(
     every = None if every is None else checks.expect_count("fit", "every", every)
     with contextlib.ExitStack() as stack:
         keeper = None if checkpoint is None else stack.enter_context(checkpoint.opened())
+        if keeper is not None and keeper.parts():
+            raise ResumeError(f"fit: expected no sweep in {keeper.path}, got one in parts; choose another directory")
         found = found_in("fit", keeper, resume)
         run = prepared(
             "fit",
@@ -205,7 +207,7 @@ def fit(
             stops_at_nonfinite=on_nonfinite != "continue",
             skips_nonfinite=on_nonfinite == "skip",
             monitor=monitored("fit", monitor, mode, patience, min_delta, keep_best),
-            at=position_of(found),
+            at=position_of(found, resume),
             is_kept=keeper is not None,
         )
         stack.callback(run.close)

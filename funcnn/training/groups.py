@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,7 @@ def trained_in_groups(
             place = place_of(keeper, count, len(part), total)
             found = found_in("sweep", place, resume)
         if count:
-            run = run.again(position_of(found))
+            run = run.again(position_of(found, resume))
             stack.callback(run.close)
         points = jax.tree.map(lambda a, p=part: a[p], maker.values)
         result, is_whole = train(run._replace(members=maker._replace(values=points)), place, found, part)
@@ -55,7 +56,7 @@ def kept_size(keeper: Keeper | None, count: int) -> int | None:
     """How many members are a group in what was kept, if anything was; how many fit in memory may have changed."""
     if keeper is None:
         return None
-    parts = keeper.parts()
+    parts = [name for name in keeper.parts() if re.fullmatch(r"members_\d+_\d+", name)]
     if parts:
         return min(count, int(parts[0].rpartition("_")[2]) + 1)
     return None if keeper.is_new() else count

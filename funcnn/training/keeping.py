@@ -7,7 +7,7 @@ from funcnn.training.chunks import Chunk
 from funcnn.training.driving import Driver
 from funcnn.training.keepers import Found, Keeper, ResumeError, SaveError
 from funcnn.training.positions import Position, read_position, written
-from funcnn.training.resuming import Identity, described, flattened, going_on, keys_of
+from funcnn.training.resuming import Identity, described, expect_values_of, flattened, going_on, keys_of
 
 
 class Kept(NamedTuple):
@@ -26,8 +26,19 @@ class Kept(NamedTuple):
         """Keep the run after this chunk."""
         if not chunk.step:
             return  # as good as nothing: it begins again
+        try:
+            self.keeper.keep(chunk.step, self.about(chunk), flattened(chunk.carry), wait=wait)
+        except Exception as error:  # whatever it is, it must not cost anybody the run
+            message = (
+                f"{self.run.name}: expected to save in {self.keeper.path}, got {str(error) or repr(error)}; "
+                f"make room, then resume; the .result of this error holds the state after {chunk.step} steps"
+            )
+            raise SaveError(message, self.run.result(chunk.carry, chunk.number), chunk.step) from error
+
+    def about(self, chunk: Chunk) -> dict[str, Any]:
+        """What is kept beside the arrays, as JSON has it."""
         size = self.run.plan.epoch_steps
-        about = {
+        return {
             "number": [chunk.number // size, chunk.number % size],
             "step": chunk.step,
             "position": None if chunk.position is None else written(chunk.position),
@@ -38,14 +49,6 @@ class Kept(NamedTuple):
             "run": self.identity.run,
             "versions": self.identity.versions,
         }
-        try:
-            self.keeper.keep(chunk.step, about, flattened(chunk.carry), wait=wait)
-        except (OSError, ValueError, RuntimeError) as error:
-            message = (
-                f"{self.run.name}: expected to save in {self.keeper.path}, got {error}; "
-                f"make room, then resume; the .result of this error holds the state after {chunk.step} steps"
-            )
-            raise SaveError(message, self.run.result(chunk.carry, chunk.number), chunk.step) from error
 
     def last(self, chunk: Chunk) -> None:
         """Keep the run after this chunk if that can be done, where something else has gone wrong already."""
@@ -65,9 +68,12 @@ def found_in(where: str, keeper: Keeper | None, resume: Any) -> Found | None:
     return found
 
 
-def position_of(found: Found | None) -> Position | None:
+def position_of(found: Found | None, resume: Any) -> Position | None:
     """Where a stream stood, of which something was kept."""
-    return None if found is None or found.about["position"] is None else read_position(found.about["position"])
+    if found is None or found.about["position"] is None:
+        return None
+    position = read_position(found.about["position"])
+    return position._replace(first="") if resume == "changed" else position
 
 
 def begun(
@@ -84,7 +90,10 @@ def begun(
     carry = run.start(key if keys is None else keys, state)
     if keeper is None:
         return Chunk(0, 0, carry, {}, {}), None
+    expect_values_of(run.name, (carry, key))
     identity = described(run, carry, key, state, extra or {})
     chunk = Chunk(0, 0, carry, {}, {}) if found is None else going_on(run, keeper, found, carry, identity, resume)
-    keeper.note(identity.run["program"], identity.program)
-    return chunk, Kept(run, keeper, identity)
+    keeper.note(identity.run["step"], identity.step)
+    kept = Kept(run, keeper, identity)
+    kept.about(chunk._replace(position=None if run.reader is None else run.reader.begins_at()))  # or it fails now
+    return chunk, kept

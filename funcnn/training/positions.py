@@ -16,6 +16,7 @@ class Position(NamedTuple):
     passes: int = 0  # whole ones
     batches: int = 0  # of the pass under way
     state: Any = None  # of the iterator, where it is one that knows
+    first: str = ""  # what the first batch of that pass came to, where nobody knows
 
     def after_pass(self) -> "Position":
         """The same, when the pass under way has come to its end."""
@@ -38,12 +39,14 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, bytes):
         return {"bytes": base64.b64encode(value).decode()}
-    if isinstance(value, Mapping):
-        return {"dict": {str(name): _plain(part) for name, part in value.items()}}
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        return {"dict": {name: _plain(part) for name, part in value.items()}}
     if isinstance(value, (list, tuple)):
         return {"tuple" if isinstance(value, tuple) else "list": [_plain(part) for part in value]}
     if isinstance(value, np.generic):
         return _plain(value.item())
+    if isinstance(value, Mapping):
+        value = next(name for name in value if not isinstance(name, str))
     fix = "give it a get_state() of numbers, texts, bytes, lists and dicts"
     return checks.fail(
         "checkpoint", "a state of the stream's iterator that can be written down", type(value).__name__, fix

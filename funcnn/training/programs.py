@@ -36,7 +36,7 @@ class Carry(NamedTuple):
     start: Any  # the number of steps that the state had behind it when the run began
     watch: Watch | None = None  # of what is monitored
     telemetry: Any = None  # one row for each step, where the trainer has any
-    skipped: tuple[Any, Any] | None = None  # steps that were skipped: in the epoch under way, and in a row up to now
+    skipped: tuple[Any, Any, Any] | None = None  # steps: of the epoch skipped, in a row skipped, of the epoch in all
 
     def goes_on(self) -> Any:
         """Whether there is a next step: not after numbers that went bad, and not after an early stop."""
@@ -84,7 +84,7 @@ class Program(NamedTuple):
         start = state.step if self.members is None else state.step[0]
         carry = Carry(state, sums, order, {}, bad, shuffle_key, start)
         if self.plan.skips_nonfinite:
-            carry = carry._replace(skipped=(jnp.int32(0), jnp.int32(0)))
+            carry = carry._replace(skipped=(jnp.int32(0),) * 3)
         rows = jax.eval_shape(self.row, carry)
         carry = carry._replace(
             history={name: _empty(self.plan.epochs, row) for name, row in rows.items()},
@@ -171,11 +171,14 @@ class Program(NamedTuple):
 
     def guarded(self, carry: Carry, state: TrainState, info: Any, taken: Any, row: Any, i: Any) -> Carry:
         """One step that counts only if all is finite after it; otherwise nothing changes but the number of the step."""
-        arrays = jax.tree.leaves((state.params, state.model_state))
-        checked = [jnp.all(jnp.isfinite(a)) for a in arrays if jnp.issubdtype(a.dtype, jnp.inexact)]
+        # Some optimizers hold infinities on purpose; none makes another one while all is well.
+        pairs = zip(jax.tree.leaves(state[:3]), jax.tree.leaves(carry.state[:3]), strict=True)
+        floats = [(a, b) for a, b in pairs if jnp.issubdtype(a.dtype, jnp.inexact)]
+        checked = [jnp.all(jnp.isfinite(a) | ~jnp.isfinite(b)) for a, b in floats]
         good = functools.reduce(jnp.logical_and, checked, self.finite(info))
-        in_epoch, in_a_row = carry.skipped or (0, 0)
-        in_epoch = jnp.where(i == 0, 0, in_epoch) + jnp.where(good, 0, 1).astype(jnp.int32)
+        in_epoch, in_a_row, steps = carry.skipped or (0, 0, 0)
+        in_epoch = (jnp.where(i == 0, 0, in_epoch) + jnp.where(good, 0, 1)).astype(jnp.int32)
+        steps = (jnp.where(i == 0, 0, steps) + 1).astype(jnp.int32)
         in_a_row = jnp.where(good, 0, in_a_row + 1).astype(jnp.int32)
         number = row * self.plan.epoch_steps + i
         state = where_leaves(good, state, carry.state._replace(step=state.step))
@@ -186,7 +189,7 @@ class Program(NamedTuple):
             sums=sums,
             first_bad_step=jnp.where(in_a_row < MOST_SKIPPED, -1, number),
             telemetry=jax.tree.map(lambda column, a: _with_row(column, a, number), carry.telemetry, taken),
-            skipped=(in_epoch, in_a_row),
+            skipped=(in_epoch, in_a_row, steps),
         )
 
     def finite(self, info: Any) -> Any:
@@ -199,7 +202,10 @@ class Program(NamedTuple):
         """The row of the history at the end of an epoch."""
         row = self.trainer.report(carry.sums)
         if carry.skipped is not None:
-            row |= {"skipped_steps": carry.skipped[0]}
+            in_epoch, _, taken = carry.skipped
+            # Of an epoch without any step that counts nothing is known: not that its loss was 0.
+            row = {name: _unless(in_epoch < taken, value) for name, value in row.items()}
+            row |= {"skipped_steps": in_epoch}
         if self.validation is None:
             return row
         sums = evaluated(self.trainer, carry.state, self.validation, self.plan.batch_size or None)
@@ -241,6 +247,10 @@ def _expect_opt_state(state: TrainState, made: TrainState) -> None:
     if jax.tree.structure(made.opt_state) != jax.tree.structure(state.opt_state):
         fix = "to go on from its params alone: trainer.init(key, batch)._replace(params=state.params)"
         checks.fail("state", "the opt_state of this trainer's optimizer and model", "that of another", fix)
+
+
+def _unless(known: Any, value: Any) -> Any:
+    return jnp.where(known, value, jnp.nan) if jnp.issubdtype(jnp.result_type(value), jnp.inexact) else value
 
 
 def _least(a: Any, b: int) -> Any:

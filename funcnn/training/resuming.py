@@ -29,6 +29,13 @@ def flattened(carry: Carry) -> dict[str, Any]:
     return {path: jax.random.key_data(leaf) if _is_key(leaf) else leaf for path, leaf in leaves.items()}
 
 
+def expect_values_of(where: str, tree: Tree) -> None:
+    """Raise where a run is traced, and nothing of it can be kept."""
+    if not all(checks.is_concrete(leaf) for leaf in jax.tree.leaves(tree)):
+        fix = "use training.run inside jit, vmap or grad: it is the same run as a pure function"
+        checks.fail(where, "values, for it is driven from the host", "a tracer", fix, TypeError)
+
+
 def keys_of(carry: Carry) -> dict[str, str]:
     """Which of the arrays are keys, and of which kind."""
     return {path: str(jax.random.key_impl(leaf)) for path, leaf in _paths(carry).items() if _is_key(leaf)}
@@ -80,7 +87,8 @@ def _restored(where: str, like: Carry, leaves: Mapping[str, Any], taken: tuple[s
         fix = "resume it with the model, optimizer and metrics that it was begun with, or choose another directory"
         raise ResumeError(
             f"{where}: expected the run that was begun there, got another: {_listed(faults)}; {fix}; "
-            "a new run begins with the params of the old one by state=checkpoints.load(...).state"
+            "a new run begins with what was learned by state=trainer.init(key, batch)._replace(params=found.params, "
+            "model_state=found.model_state) of found = checkpoints.load(...).state"
         )
     return jax.tree.unflatten(jax.tree.structure(like), made)
 
@@ -108,7 +116,7 @@ class Identity(NamedTuple):
     """What makes a run the run that it is."""
 
     run: dict[str, Any]  # arguments, and checksums of data and program
-    program: str  # its operations, one in a line
+    step: str  # the operations of one, each in a line
     versions: dict[str, Any]  # of what computes it
 
 
@@ -118,6 +126,7 @@ def described(run: Driver, carry: Carry, key: Any, state: Any, extra: dict[str, 
     is_stream = run.reader is not None
     is_counted = run.reader is None or run.reader.passes is None
     program = "\n".join(operations(run.traced(carry).jaxpr))
+    step = "\n".join(operations(run.traced_step(carry)))
     leaves = jax.tree.leaves(carry)
     platforms = sorted({str(device.platform) for leaf in leaves for device in leaf.devices()})
     versions = {"jax": jax.__version__, "platforms": platforms, "devices": max(len(a.devices()) for a in leaves)}
@@ -134,9 +143,10 @@ def described(run: Driver, carry: Carry, key: Any, state: Any, extra: dict[str, 
         "validation": None if run.held_out is None else digest(run.held_out),
         "state": None if state is None else digest(state),
         **extra,
+        "step": digest(np.frombuffer(step.encode(), np.uint8)),
         "program": digest(np.frombuffer(program.encode(), np.uint8)),
     }
-    return Identity(about, program, versions)
+    return Identity(about, step, versions)
 
 
 # What is said of what is only known by its checksum.
@@ -157,10 +167,12 @@ def _expect_same(where: str, keeper: Keeper, was: dict[str, Any], now: dict[str,
             continue
         if name in _SAID:
             changed.append(_SAID[name])
+        elif name == "step":
+            changed.append(_difference(keeper.noted(str(was.get(name))), program))
         elif name != "program":
             changed.append(f"{name} was {was.get(name)} and is {now[name]}")
         elif not changed:  # else it is what shows there too
-            changed.append(_difference(keeper.noted(str(was.get(name))), program))
+            changed.append("what is computed beside the steps, as for the validation, is not the same")
     if changed:
         raise ResumeError(
             f"{where}: expected the run that was begun in {keeper.path}, got a changed one: {_listed(changed)}; "
@@ -203,17 +215,24 @@ def going_on(run: Driver, keeper: Keeper, found: Found, like: Carry, identity: I
         under = ", ".join(others)
         progresses.say(f"{run.name}: saved under {under}: it goes on, and is equal to rounding from here on")
     if about["versions"].get("jax") != versions["jax"]:
-        was = was | {"program": now["program"]}  # JAX writes down the same program in other words
+        was = was | {"program": now["program"], "step": now["step"]}  # JAX writes down the same program in other words
     where = f"{run.name}: resume: {keeper.path}"
+    if (run.reader is None) != (about["position"] is None):
+        was_stream, is_stream = (
+            "arrays" if there else "a stream" for there in (about["position"] is None, not run.reader)
+        )
+        raise ResumeError(f"{where}: expected {was_stream}, with which it was begun, got {is_stream}; pass what it was")
     impls = keys_of(like)
-    if about["keys"] != impls:
+    if any(about["keys"].get(path, impl) != impl for path, impl in impls.items()):
         raise ResumeError(f"{where}: expected keys of the kinds {about['keys']}, got {impls}; pass a key of that kind")
     taken: tuple[str, ...] = ("first_bad_step",)
     if not offset:
         taken += ("order", "sums")  # the next epoch makes its own
+    if is_changed and was["on_nonfinite"] != now["on_nonfinite"]:
+        taken += ("skipped", "history/skipped_steps")
     carry = _restored(where, like, found.leaves, taken, _growing(run.rows_axis))
     if not is_changed:
-        _expect_same(run.name, keeper, was, now, identity.program)
+        _expect_same(run.name, keeper, was, now, identity.step)
     elif offset and was.get("steps_per_epoch") != now["steps_per_epoch"]:
         fix = "resume it as it was to the end of the epoch first"
         raise ResumeError(f"{where}: expected the steps of an epoch to stay the same in the middle of one; {fix}")
@@ -224,6 +243,8 @@ def going_on(run: Driver, keeper: Keeper, found: Found, like: Carry, identity: I
         got = f"{plan.epochs} epochs"
         raise ResumeError(f"{where}: expected more than the {step} steps that were taken, got {got}; train longer")
     position = None if about["position"] is None else read_position(about["position"])
+    if epochs_run_of(carry) >= 0 or number == plan.steps:
+        progresses.say(f"{run.name}: the run in {keeper.path} had ended after {step} steps; this is its result")
     return Chunk(number, step, carry, {}, {}, stopped=epochs_run_of(carry) >= 0, position=position)
 
 

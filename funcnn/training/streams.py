@@ -13,6 +13,7 @@ import numpy as np
 from funcnn import checks
 from funcnn import data as datasets
 from funcnn.core import Tree, shown
+from funcnn.training.fingerprints import digest
 from funcnn.training.pieces import Buffer, Form, Piece
 from funcnn.training.positions import Position
 from funcnn.training.sources import begun, is_list_of_arrays, is_once, length_of, numbers_of, position_of
@@ -96,6 +97,10 @@ class Reader:
         piece = self._pieces.get()
         self._asked.put(None)
         return piece
+
+    def begins_at(self) -> Position:
+        """Where the run begins; what of it cannot be written down is to be known before it does."""
+        return Position(state=position_of(self.source)) if self.at is None else self.at
 
     def trained(self, position: Position) -> None:
         """Note where the iterator stood after the last batch that was trained on."""
@@ -187,17 +192,18 @@ class Reader:
     def _batches(self) -> Iterator[tuple[list[Any], Any] | BaseException | None]:
         """The leaves of each batch and the position behind it; ``None`` at the end of an epoch that is a pass."""
         at = Position() if self.at is None else self.at
-        count, passes, smaller = at.taken, at.passes, None
+        count, passes, smaller, first = at.taken, at.passes, None, ""
         most = None if self.passes is None else numbers_of(self.passes) - 1
         if at.taken and not self._is_under_way(at):
             self._skip(begun(self.source), at._replace(batches=1, state=None))  # for its form alone
+            at = at._replace(first="")
         while passes != self.passes and count != self.total:
             before, passes = count, passes + 1
             try:
                 iterator = begun(self.source)
                 if self._is_under_way(at):
                     self._skip(iterator, at)
-                    before, at = count - at.batches, Position()
+                    before, first, at = count - at.batches, at.first, Position()
                 while count != self.total and (batch := next(iterator, _END)) is not _END:
                     leaves = self._checked(batch, count)
                     if count - before == most:
@@ -206,7 +212,9 @@ class Reader:
                     smaller = self._expect_form([leaf.shape for leaf in leaves], smaller, count)
                     count += 1
                     state = position_of(iterator) if self._notes_states else None
-                    yield leaves, Position(count, passes - 1, count - before, state)
+                    if self._notes_states and state is None and count - before == 1:
+                        first = digest(leaves)
+                    yield leaves, Position(count, passes - 1, count - before, state, first)
                 if count == before:
                     self._fail_ended(count)
             except GeneratorExit:
@@ -230,6 +238,11 @@ class Reader:
                 checks.fail(self.where, f"a stream of at least {at.batches} batches, to go on", f"{index}", fix)
             if not index:
                 self._sample = self._checked(batch, 0)
+                if at.first and at.first != digest(self._sample):
+                    fix = "pass a stream whose passes are all the same, or a Grain iterator, which knows its state"
+                    fix += ', or resume="changed" to go on with these batches'
+                    got = "another one: the data or their order have changed"
+                    checks.fail(self.where, "a pass that begins with the batch that it began with", got, fix)
             if at.state is not None and hasattr(iterator, "set_state"):
                 iterator.set_state(at.state)
                 return

@@ -132,7 +132,7 @@ def sweep(
             steps_per_epoch=steps_per_epoch,
             stops_at_nonfinite=False,
             monitor=monitored("sweep", monitor, mode, patience, min_delta, keep_best),
-            at=position_of(found),
+            at=position_of(found, resume),
             is_kept=keeper is not None,
         )
         stack.callback(run.close)

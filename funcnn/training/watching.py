@@ -9,7 +9,7 @@ from funcnn import checks
 from funcnn.training import progress as progresses
 from funcnn.training.chunks import Chunk
 from funcnn.training.driving import Driver
-from funcnn.training.events import Event
+from funcnn.training.events import Event, NonFiniteError
 from funcnn.training.interrupts import Interrupted, noted
 from funcnn.training.keeping import Kept
 from funcnn.training.looks import Looks, by_clock, never
@@ -57,9 +57,9 @@ def driven(
             is_whole = False
             run.trained(chunk.position)  # it may come anywhere: what counts is the chunk at hand
             progresses.say(f"{run.name}: interrupted; this is the result after {_counted(run, chunk)}")
-        except Exception:
+        except (Exception, SystemExit) as error:
             if kept is not None:
-                kept.last(chunk)
+                kept.last(error.chunk if isinstance(error, NonFiniteError) else chunk)
             raise
         if kept is not None:
             kept.keep(chunk, wait=True)
