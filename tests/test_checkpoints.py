@@ -87,7 +87,10 @@ def fit(case, folder=None, *, until=None, resume=False, **more):
     return training.fit(trainer, data(), **options)
 
 
-@pytest.mark.parametrize("case", CASES)
+OFTEN = ("arrays", "passes", "grain iterator")
+
+
+@pytest.mark.parametrize("case", [pytest.param(n, marks=[] if n in OFTEN else [pytest.mark.slow]) for n in CASES])
 def test_a_run_that_goes_on_is_the_run_that_was_never_cut(case, tmp_path):
     whole = digest(fit(case))
     cut = fit(case, tmp_path, until=9)
@@ -108,6 +111,7 @@ def test_wherever_it_was_cut(case, until, tmp_path):
     assert digest(fit(case, tmp_path, resume=True)) == whole
 
 
+@pytest.mark.slow
 def test_a_stream_is_cut_in_the_middle_of_a_pass_that_is_an_epoch(tmp_path):
     """Between the looks of observers a run is saved at the end of any chunk."""
     whole = digest(fit("passes"))
@@ -159,6 +163,7 @@ def test_a_sweep_in_groups_goes_on_in_the_same_groups(tmp_path):
     assert digest(sweep(tmp_path, resume=True, how="map")) == whole
 
 
+@pytest.mark.slow
 def test_going_on_with_a_sweep_compares_its_members(tmp_path):
     sweep(tmp_path, until=2)
     with pytest.raises(training.ResumeError, match="the members are not the same"):
@@ -235,6 +240,7 @@ def test_another_model_or_optimizer_is_refused_by_path(begun, trainer, words):
             assert word in str(caught.value)
 
 
+@pytest.mark.slow
 def test_with_the_word_it_goes_on(copied):
     before = checkpoints.load(copied)
     result = again(copied, network(2e-2, telemetry=SLOPE), (X + 1, Y), epochs=9, resume="changed")
@@ -246,6 +252,7 @@ def test_with_the_word_it_goes_on(copied):
     assert digest(again_result) == digest(result)
 
 
+@pytest.mark.slow
 def test_more_epochs_are_what_they_would_have_been(copied):
     whole = fit("arrays", epochs=9)
     longer = again(copied, epochs=9, resume="changed")
@@ -253,6 +260,7 @@ def test_more_epochs_are_what_they_would_have_been(copied):
     assert digest(longer.history) == digest(whole.history)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_ended_by_its_patience_goes_on_with_more(tmp_path):
     options = {"epochs": 40, "batch_size": 50, "monitor": "loss", "min_delta": 1.0}
     assert fit("arrays", tmp_path, patience=2, **options).epochs_run == 3
@@ -261,6 +269,7 @@ def test_a_run_that_was_ended_by_its_patience_goes_on_with_more(tmp_path):
     assert digest(longer) == digest(fit("arrays", patience=5, **options))
 
 
+@pytest.mark.slow
 def test_more_passes_are_what_they_would_have_been(tmp_path):
     """The steps of a run on passes are numbered by how many passes there are to be."""
     fit("passes", tmp_path, until=9)
@@ -315,6 +324,7 @@ def waiting(event):
             thread.join()
 
 
+@pytest.mark.slow
 def test_the_last_steps_stay(tmp_path):
     kept = checkpoints.directory(tmp_path, every=0.0, keep=2)
 
@@ -374,6 +384,7 @@ def test_a_save_that_failed_is_raised_after_the_next_chunk(tmp_path, monkeypatch
     assert digest(fit("arrays", tmp_path, resume=True)) == whole
 
 
+@pytest.mark.slow
 def test_the_state_before_numbers_went_bad_is_saved(tmp_path):
     x = X.copy()
     x[31] = 1e30
@@ -387,6 +398,7 @@ def test_the_state_before_numbers_went_bad_is_saved(tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.state.params))
 
 
+@pytest.mark.slow
 def test_where_numbers_go_bad_and_the_run_goes_on_the_last_good_step_stays(tmp_path):
     kept = checkpoints.directory(tmp_path, every=0.0, keep=1)
 
@@ -421,6 +433,7 @@ def test_the_state_right_before_is_saved_whatever_the_chunks(tmp_path):
     assert result.history["skipped_steps"].sum() > 0
 
 
+@pytest.mark.slow
 def test_two_runs_in_two_threads(tmp_path):
     """Each with a directory of its own; and somebody who reads."""
     whole = digest(fit("arrays"))
@@ -438,6 +451,7 @@ def test_two_runs_in_two_threads(tmp_path):
 FINISHED = Path(__file__).parent / "golden" / "0.1.0" / "run"
 
 
+@pytest.mark.slow
 def test_a_directory_that_was_replaced_is_not_written_to(tmp_path):
     def replaces(event):
         if event.epoch == 3:
@@ -488,6 +502,7 @@ class Shuffled:
         return ((X[rows], Y[rows]) for rows in order)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("until", "is_told"), [(2, False), (4, True), (6, True)])
 def test_an_order_that_a_stream_does_not_give_again_is_noticed(until, is_told, tmp_path):
     def train(**more):
@@ -504,6 +519,7 @@ def test_an_order_that_a_stream_does_not_give_again_is_noticed(until, is_told, t
     assert int(train(**kept, resume="changed").state.step) == 12
 
 
+@pytest.mark.slow
 def test_a_stream_is_not_gone_on_with_on_arrays(tmp_path):
     fit("passes", tmp_path, until=9)
     trainer, _, options = CASES["passes"]
@@ -584,6 +600,7 @@ def test_what_was_saved_can_be_loaded_beside_the_run(begun):
     np.testing.assert_array_equal(training.predict(model, found.state, X), training.predict(model, result.state, X))
 
 
+@pytest.mark.slow
 def test_a_state_like_that_of_a_trainer_trains_on(begun):
     like = MEASURED.init(KEY, (X[:16], Y[:16]))
     found = checkpoints.load(begun, like=like)
@@ -702,6 +719,7 @@ def test_positions_are_written_and_read_back():
         positions.written(position._replace(state=object()))
 
 
+@pytest.mark.slow
 def test_the_lines_of_a_program_are_the_same_in_another_process():
     script = """
         import jax, jax.numpy as jnp, optax

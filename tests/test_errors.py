@@ -598,7 +598,7 @@ def test_a_batch_size_of_none_and_one_above_the_examples_are_one_batch():
         (
             {"on_nonfinite": "stop"},
             ValueError,
-            "fit: expected on_nonfinite to be one of ['raise', 'continue'], got 'stop'; check the spelling",
+            "fit: expected on_nonfinite to be one of ['raise', 'skip', 'continue'], got 'stop'; check the spelling",
         ),
         ({"observers": print}, TypeError, "fit: expected observers in a list, got a function; pass observers=[...]"),
         (
@@ -825,7 +825,8 @@ def test_a_loss_that_becomes_nan_names_epoch_and_step_and_hands_the_last_good_st
     assert isinstance(error, FloatingPointError)
     assert str(error) == (
         f"fit: expected finite numbers, got {str(error).split('got ')[1].split(' in epoch')[0]} "
-        f"in epoch {error.epoch} of 9, step {error.step} (counted from 0); "
+        f"in epoch {error.epoch} of 9, step {error.step} (counted from 0), "
+        f"first by {str(error).split('first by ')[1].split(';')[0]}; "
         "lower the learning rate, or clip the gradient with optax.clip_by_global_norm; "
         f"the .result of this error holds the last good state, after {error.step} steps"
     )

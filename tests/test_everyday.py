@@ -185,6 +185,7 @@ def body_and_head():
     return optax.partition({"body": optax.sgd(0.3, momentum=0.9), "head": optax.adam(0.05, eps=1e-6)}, labels)
 
 
+@pytest.mark.slow
 def test_parts_of_the_params_have_optimizers_of_their_own(torch):
     line = supervised(body_and_head())
     state, params = begun(line, (X, LABELS))

@@ -116,6 +116,7 @@ def assert_close(found, expected, tolerance):
         np.testing.assert_allclose(found[path], a, rtol=tolerance, atol=tolerance, err_msg=path)
 
 
+@pytest.mark.slow
 def test_the_run_is_no_trivial_one(case):
     history = case.whole.history
     assert sorted(history) == ["accuracy", "loss", "validation_accuracy", "validation_loss"]

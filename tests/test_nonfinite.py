@@ -529,6 +529,7 @@ def changed(state, path, change):
     return state._replace(params=leaves)
 
 
+@pytest.mark.slow
 def test_a_good_step_is_no_finding(vision):
     trainer, state = vision
     assert find(trainer.step, state, IMAGES) is None
@@ -546,6 +547,7 @@ def test_the_layer_of_a_huge_weight(vision):
     assert max(a.largest for a in found.inputs) == pytest.approx(3e38)
 
 
+@pytest.mark.slow
 def test_a_weight_that_is_nan(vision):
     trainer, state = vision
     bad = changed(state, "deep/conv_0/kernel", lambda a: a.at[0, 0, 0, 0].set(jnp.nan))

@@ -155,6 +155,7 @@ def test_steps_end_and_the_last_event_is_the_end_of_the_run():
         assert events[-1].metrics["validation_loss"] == result.history["validation_loss"][-1]
 
 
+@pytest.mark.slow
 def test_a_second_fit_compiles_nothing(compilations):
     fit()
     before = len(compilations)

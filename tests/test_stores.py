@@ -408,7 +408,8 @@ def test_a_manifest_of_a_bomb_allocates_nothing(run):
 # ---- disks -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["exit", pytest.param("fail", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["exit", "fail"])
 def test_the_nth_file_operation_fails_or_the_process_ends_there(tmp_path, how):
     command = [sys.executable, str(ROOT / "tests" / "failing_files.py"), str(tmp_path), how]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -434,7 +435,7 @@ ON_A_FULL_DISK = """
 """
 
 
-@pytest.mark.parametrize("limit", [0, 200, 3000])
+@pytest.mark.parametrize("limit", [*(pytest.param(n, marks=pytest.mark.slow) for n in (0, 200)), 3000])
 def test_a_full_disk_ends_the_run_and_keeps_what_was_there(run, whole, limit):
     """Files of at most so many bytes; the manifest is larger."""
     assert answer(ON_A_FULL_DISK, run, limit).strip() == ("full" if limit else "done")

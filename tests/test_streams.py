@@ -128,6 +128,7 @@ def test_passes_may_differ_in_length():
     np.testing.assert_array_equal(result.history["loss"][0], first.history["loss"][0])
 
 
+@pytest.mark.slow
 def test_steps_of_a_stream():
     events = list(training.steps(PLAIN, batches, key=KEY, epochs=2))
     assert [(event.epoch, event.step) for event in events] == [(1 + i // 4, i + 1) for i in range(8)]
@@ -147,11 +148,13 @@ def test_it_stops_early_where_the_run_on_arrays_does():
     assert_same_bytes(fit(Loader(), steps_per_epoch=4, **options), whole)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_state():
     first = fit(epochs=1)
     assert_same_bytes(fit(epochs=2, state=first.state).state, in_memory(epochs=3).state)
 
 
+@pytest.mark.slow
 def test_numbers_that_go_bad_end_it_at_the_last_good_state():
     options = {"epochs": 9}
     wild = training.supervised(layers.dense(1), losses.squared_error, optax.sgd(1e9))

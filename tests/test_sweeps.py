@@ -481,6 +481,7 @@ def test_a_sweep_inside_a_transformation_is_refused():
         jax.jit(lambda k: training.sweep(plain, [0.1], TRAIN, key=k, epochs=1, progress=False))(KEY)
 
 
+@pytest.mark.slow
 def test_a_second_sweep_traces_nothing():
     traced = []
 

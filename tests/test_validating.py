@@ -144,6 +144,7 @@ def test_the_record_has_mean_and_deviation_over_folds():
 # ---- ensembles -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_member_of_an_ensemble_predicts():
     found = folded(20)
     y = training.predict_members(MODEL, found.state, X, batch_size=8)
