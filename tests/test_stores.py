@@ -485,6 +485,7 @@ def test_a_disk_that_fills_up_at_any_size(saved, whole, tmp_path):
 def test_a_folder_that_may_not_be_written_to(saved):
     script = """
         import os, sys, test_stores
+        from orbax.checkpoint import v1  # as long as it may be read
         if not os.geteuid():
             os.setuid(65534)  # nobody: for an administrator all folders may be written to
         try:
