@@ -154,8 +154,8 @@ def test_a_sweep_goes_on(how, tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_in_groups_goes_on_in_the_same_groups(tmp_path):
-    whole = digest(sweep(how="map", max_bytes=60_000))
-    sweep(tmp_path, until=9, how="map", max_bytes=60_000)
+    whole = digest(sweep(how="map", max_bytes=15_000))
+    sweep(tmp_path, until=9, how="map", max_bytes=15_000)
     parts = [path.name for path in sorted((tmp_path / "parts").iterdir())]
     assert parts == ["members_000000_000000", "members_000001_000001"]
     assert len(checkpoints.verify(tmp_path)) >= 2

@@ -127,7 +127,7 @@ def described(run: Driver, carry: Carry, key: Any, state: Any, extra: dict[str, 
     is_counted = run.reader is None or run.reader.passes is None
     program = "\n".join(operations(run.traced(carry).jaxpr))
     step = "\n".join(operations(run.traced_step(carry)))
-    leaves = jax.tree.leaves(carry)
+    leaves = [leaf for leaf in jax.tree.leaves((carry, run.arrays)) if isinstance(leaf, jax.Array)]
     platforms = sorted({str(device.platform) for leaf in leaves for device in leaf.devices()})
     versions = {"jax": jax.__version__, "platforms": platforms, "devices": max(len(a.devices()) for a in leaves)}
     about = {
