@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import threading
 from collections.abc import Generator
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import jax
 from funcnn import checks
 from funcnn.checkpoints.keeping import Keeper
 from funcnn.checkpoints.locks import locked
-from funcnn.checkpoints.stores import expect_orbax
+from funcnn.checkpoints.stores import expect_orbax, imported
 
 
 class Directory(NamedTuple):
@@ -37,9 +38,12 @@ class Directory(NamedTuple):
         os.makedirs(self.path, exist_ok=True)
         with locked(self.path) as is_ours:
             keeper = Keeper(self.path, self.every, self.keep, is_ours)
+            importing = threading.Thread(target=imported, name="funcnn import")  # while XLA compiles
+            importing.start()
             try:
                 yield keeper
             finally:
+                importing.join()
                 keeper.close()
 
 

@@ -106,8 +106,7 @@ def _bytes(array: Any) -> Any:
 def _orbax() -> Generator[tuple[Any, Any]]:
     """Orbax, each array in files of its own, so that it is known which one a damaged file belongs to."""
     expect_orbax()
-    from orbax.checkpoint import v1 as orbax
-
+    orbax = imported()
     log = logging.getLogger("absl")
     with _one_at_a_time:
         context = orbax.Context()
@@ -117,6 +116,13 @@ def _orbax() -> Generator[tuple[Any, Any]]:
             yield orbax, context
         finally:
             log.removeFilter(_is_no_news)
+
+
+def imported() -> Any:
+    """Orbax, which takes as long to import as a save takes."""
+    from orbax.checkpoint import v1
+
+    return v1
 
 
 def expect_orbax() -> None:
