@@ -504,15 +504,14 @@ def test_nothing_is_known_of_an_epoch_of_which_all_was_skipped():
 
 
 def test_an_optimizer_that_went_bad_is_a_step_that_is_skipped():
-    """Its momentum is infinite, and the params are not yet."""
-    line = training.supervised(FLAT, lambda p, t: jnp.abs(p - t)[:, 0], optax.lion(1e-2))
+    """Its momentum is infinite, of a gradient that is, while the loss and the signs that it takes are not."""
+    line = training.supervised(FLAT, lambda p, t: 10 * jnp.abs(p - t)[:, 0], optax.lion(1e-2))
     x, y = np.ones((4, 1), np.float32), np.ones((4, 1), np.float32)
     x[2] = 3e38
-    result = training.fit(
-        line, (x, y), key=KEY, epochs=2, batch_size=1, shuffle=False, progress=False, on_nonfinite="skip"
-    )
+    options = {"key": KEY, "epochs": 2, "batch_size": 1, "shuffle": False, "progress": False}
+    result = training.fit(line, (x, y), **options, on_nonfinite="skip")
     assert all(np.isfinite(leaf).all() for leaf in host(result.state.opt_state))
-    assert result.history["skipped_steps"].tolist() in ([0, 0], [1, 1])
+    assert result.history["skipped_steps"].tolist() == [1, 1]
 
 
 def test_too_many_skipped_in_a_row_end_the_run():

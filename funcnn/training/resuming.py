@@ -87,8 +87,8 @@ def _restored(where: str, like: Carry, leaves: Mapping[str, Any], taken: tuple[s
         fix = "resume it with the model, optimizer and metrics that it was begun with, or choose another directory"
         raise ResumeError(
             f"{where}: expected the run that was begun there, got another: {_listed(faults)}; {fix}; "
-            "a new run begins with what was learned by state=trainer.init(key, batch)._replace(params=found.params, "
-            "model_state=found.model_state) of found = checkpoints.load(...).state"
+            "a new run begins with what was learned, was = checkpoints.load(...).state, by "
+            "state=trainer.init(key, batch)._replace(params=was.params, model_state=was.model_state)"
         )
     return jax.tree.unflatten(jax.tree.structure(like), made)
 
