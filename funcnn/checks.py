@@ -41,11 +41,20 @@ def expect_count(where: str, name: str, value: Any, minimum: int = 1) -> int:
     except TypeError:  # a float, a string, a tracer
         count = None
     if count is None:
-        fix = "pass an int: it decides the shapes of arrays, and is known before compilation"
+        fix = "pass an int" if is_concrete(value) else "pass an int, for it has to be known before compilation"
         fail(where, f"{name} as a whole number", f"{type(value).__name__} {value}", fix, TypeError)
     if count < minimum:
         fail(where, f"{name} of at least {minimum}", str(value), f"choose {minimum} or more")
     return count
+
+
+def counted(count: int, what: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "step"), counted(20, "step")
+    ('1 step', '20 steps')
+    """
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def expect_between(where: str, name: str, value: Any, low: float, high: float) -> None:

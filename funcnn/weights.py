@@ -5,13 +5,10 @@ That is against damage, not against malice: who changes a file on purpose can ch
 file is ever executed.
 """
 
-import contextlib
 import hashlib
-import importlib.metadata
 import json
 import operator
 import os
-import uuid
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
@@ -19,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnn import checks, trees
+from funcnn import checks, disk, trees
 from funcnn.core import Tree
 
 __all__ = ["Weights", "WeightsError", "load", "save"]
@@ -104,12 +101,11 @@ def save(path: str | os.PathLike[str], params: Tree, state: Tree | None = None, 
     for part, tree in zip(_PARTS, (params, {} if state is None else state), strict=True):
         for name, leaf in _by_path(tree, f"weights.save: {part}").items():
             arrays[f"{part}/{name}"], leaves[f"{part}/{name}"] = _described(f"weights.save: {part}/{name}", leaf)
-    packages = ("funcnn", "jax", "numpy", "safetensors")
     metadata = {
         "format": _FORMAT,
         "card": card,
         "summary": f"{sum(a.size for a in arrays.values()):,} numbers in {len(arrays)} arrays",
-        "versions": json.dumps({name: _version(name) for name in packages}),
+        "versions": json.dumps(disk.versions_of("funcnn", "jax", "numpy", "safetensors")),
         "leaves": json.dumps(leaves),
     }
     metadata["sha256"] = _digest(metadata)
@@ -118,18 +114,11 @@ def save(path: str | os.PathLike[str], params: Tree, state: Tree | None = None, 
         for name, a in arrays.items()
     }
     target = os.path.abspath(os.fspath(path))
-    beside = f"{target}.{uuid.uuid4().hex}.part"
     try:
-        safetensors.serialize_file(specs, beside, metadata)
-        _flush(beside)
-        os.replace(beside, target)
-        _flush(os.path.dirname(target))
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(beside)
-        if isinstance(error, safetensors.SafetensorError):
-            raise OSError(f"weights.save: {target} could not be written: {error}") from error
-        raise
+        with disk.beside(target) as place:
+            safetensors.serialize_file(specs, place, metadata)
+    except safetensors.SafetensorError as error:
+        raise OSError(f"weights.save: {target} could not be written: {error}") from error
 
 
 def load(
@@ -233,22 +222,6 @@ def _digest(metadata: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def _flush(path: str) -> None:
-    """To the disk, so that what was moved is there after a loss of power."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -270,7 +243,7 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, str]]:
             _fail(path, "a file of safetensors", f"{size} bytes that say to begin with a header of {length}")
         head = file.read(length)
         try:
-            header = json.loads(head, object_pairs_hook=_once)
+            header = json.loads(head, object_pairs_hook=disk.once)
             ends = [about["data_offsets"][1] for name, about in header.items() if name != "__metadata__"]
             if 8 + length + max(ends, default=0) != size:
                 raise ValueError("its arrays end elsewhere")
@@ -289,12 +262,6 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, str]]:
         dtype = jnp.dtype(_CODES[entry["dtype"]])
         arrays[name] = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
     return arrays, header.get("__metadata__", {})
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a name that is there twice")
-    return dict(pairs)
 
 
 def _verified(path: str, arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import numpy as np
 from orbax.checkpoint import v1  # noqa: F401  before the process is doubled
 
 from funcnn import checkpoints
-from funcnn.checkpoints import stores
 from funcnn.training.keepers import SaveError  # noqa: F401
 
 EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.truncate", "os.symlink", "os.fsync")
@@ -86,7 +85,7 @@ def broken_save(folder, how, n):
         hook("os.fsync", (folder,))
         whole(handle)
 
-    os.fsync = stores.os.fsync = fsync
+    os.fsync = fsync
     sys.addaudithook(hook)
     try:
         save(folder, 3)

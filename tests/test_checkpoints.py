@@ -240,6 +240,27 @@ def test_another_model_or_optimizer_is_refused_by_path(begun, trainer, words):
             assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"monitor": None, "patience": None, "keep_best": False},
+            r"monitor was 'validation_loss' with mode='min', patience=\d+, min_delta=0\.0, keep_best=True and is None",
+        ),
+        ({"keep_best": False}, r"monitor was 'validation_loss' with .* and is 'validation_loss' with .*=False"),
+        (
+            {"validation": None, "monitor": "loss", "keep_best": False},
+            r"monitor was .* and is 'loss' with .*; there is no validation any more",
+        ),
+    ],
+    ids=["nothing", "no best", "no validation"],
+)
+def test_what_is_watched_is_said_and_not_its_arrays(begun, changed, said):
+    with pytest.raises(training.ResumeError, match=f"got another: {said}; resume it with the model") as caught:
+        again(begun, resume="changed", **changed)
+    assert "watch/" not in str(caught.value)
+
+
 @pytest.mark.slow
 def test_with_the_word_it_goes_on(copied):
     before = checkpoints.load(copied)
@@ -278,7 +299,9 @@ def test_more_passes_are_what_they_would_have_been(tmp_path):
 
 
 def test_fewer_epochs_than_were_run_are_refused(copied):
-    with pytest.raises(training.ResumeError, match="expected more than the 12 steps that were taken, got 2 epochs"):
+    with pytest.raises(
+        training.ResumeError, match="expected more than the 12 steps that the run has taken, got 2 epochs; train"
+    ):
         again(copied, epochs=2, resume="changed")
 
 

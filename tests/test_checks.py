@@ -30,14 +30,12 @@ def test_a_count_comes_back_as_an_int(value):
 
 @pytest.mark.parametrize("value", [True, 3.0, "3", None, np.array([1.5])])
 def test_what_is_not_a_whole_number_is_no_count(value):
-    with pytest.raises(
-        TypeError, match=r"^pool: expected size as a whole number, got .*; pass an int: it decides the shapes"
-    ):
+    with pytest.raises(TypeError, match=r"^pool: expected size as a whole number, got .*; pass an int$"):
         checks.expect_count("pool", "size", value)
 
 
 def test_a_traced_count_is_refused_before_a_shape_depends_on_it():
-    with pytest.raises(TypeError, match="whole number"):
+    with pytest.raises(TypeError, match="pass an int, for it has to be known before compilation"):
         jax.jit(lambda n: checks.expect_count("pool", "size", n))(3)
 
 

@@ -6,6 +6,7 @@ of the data it happened.
 
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -538,9 +539,7 @@ def test_lists_series_and_data_frames_are_taken():
 
 # ---- counts and options ----------------------------------------------------------------------------------------------
 
-COUNT = "{}: expected {} as a whole number, got {} {}; " + (
-    "pass an int: it decides the shapes of arrays, and is known before compilation"
-)
+COUNT = "{}: expected {} as a whole number, got {} {}; pass an int"
 
 
 @pytest.mark.parametrize("batch_size", [0, -3])
@@ -817,6 +816,22 @@ def test_fit_inside_a_transformation():
 # ---- numbers that go bad ---------------------------------------------------------------------------------------------
 
 
+def test_a_batch_that_is_bad_is_said_to_be():
+    """A lower learning rate would not help."""
+    line = trainer(layers.dense(1), losses.squared_error)
+
+    def batch(key):
+        return jnp.log(jax.random.normal(key, (5, 3))), jnp.ones((5, 1))
+
+    with pytest.raises(training.NonFiniteError) as caught:
+        fit(line, batch, steps=3, epochs=None)
+    assert re.search(
+        r"first by \d+ of 15 numbers in the argument, batch/0, are NaN; "
+        "leave such examples out of the batches, or fill them in; the .result of this error holds",
+        str(caught.value),
+    )
+
+
 def test_a_loss_that_becomes_nan_names_epoch_and_step_and_hands_the_last_good_state_back():
     line = trainer(layers.dense(1), losses.squared_error, optax.sgd(1e6))
     with pytest.raises(training.NonFiniteError) as caught:
@@ -828,7 +843,7 @@ def test_a_loss_that_becomes_nan_names_epoch_and_step_and_hands_the_last_good_st
         f"in epoch {error.epoch} of 9, step {error.step} (counted from 0), "
         f"first by {str(error).split('first by ')[1].split(';')[0]}; "
         "lower the learning rate, or clip the gradient with optax.clip_by_global_norm; "
-        f"the .result of this error holds the last good state, after {error.step} steps"
+        f"the .result of this error holds the last good state, after {error.step} step{'s' * (error.step != 1)}"
     )
     assert "a loss that is NaN or infinite" in str(error) or "an update that made a parameter NaN or infinite" in str(
         error

@@ -24,9 +24,8 @@ import optax
 import pytest
 from catalogue import LAYERS
 
-from funcnn import data, exporting, layers, losses, metrics, models, training
+from funcnn import data, disk, exporting, layers, losses, metrics, models, training
 from funcnn.core import Layer
-from funcnn.exporting import files
 
 ROOT = Path(__file__).parent.parent
 KEY = jax.random.key(0)
@@ -835,12 +834,18 @@ def test_what_a_newer_jax_wrote_is_said(small, monkeypatch):
         exporting.load(small)
 
 
+@pytest.mark.parametrize("what", ["text", [["a"]], object()], ids=["text", "texts", "an object"])
+def test_what_is_no_array_is_refused(small, what):
+    with pytest.raises(TypeError, match=r"^\S+: x.*: expected an array, got (str|object); pass arrays"):
+        exporting.load(small)(what)
+
+
 # ---- whole or not at all ---------------------------------------------------------------------------------------------
 
 
 def test_whichever_operation_fails_there_is_a_whole_file(small, monkeypatch):
     old = small.read_bytes()
-    monkeypatch.setattr(files.uuid, "uuid4", lambda: uuid.UUID(int=1))
+    monkeypatch.setattr(disk.uuid, "uuid4", lambda: uuid.UUID(int=1))
     states = []
     for n in range(1, 100):
         count = 0
@@ -869,8 +874,8 @@ def test_whichever_operation_fails_there_is_a_whole_file(small, monkeypatch):
         exporting.load(small)
         states.append(small.read_bytes() == old)
         assert os.listdir(small.parent) == [small.name]
-    # open, three parts written, fsync, close, replace; then the folder: opened, flushed, closed.
-    assert len(states) == 10
+    # open, three parts written, close; open, fsync, close, replace; then the folder: opened, flushed, closed.
+    assert len(states) == 12
     assert states == [True] * (len(states) - 3) + [False] * 3
 
 

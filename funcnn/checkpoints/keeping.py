@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from funcnn import disk
 from funcnn.checkpoints import stores
 from funcnn.checkpoints.manifests import CheckpointError, manifest_of
 from funcnn.training.keepers import Found
@@ -135,7 +136,7 @@ class Keeper:
             if os.path.lexists(place):
                 self._put_aside(place)
             os.rename(passing, place)
-            stores.flush(os.path.join(self.path, _STEPS))
+            disk.flush(os.path.join(self.path, _STEPS))
         except BaseException:
             _remove(passing)
             raise

@@ -1,7 +1,6 @@
 """The manifest of a saved step: what every file and every array of it comes to."""
 
 import hashlib
-import importlib.metadata
 import json
 import operator
 import os
@@ -11,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import numpy as np
+
+from funcnn import disk
 
 FORMAT = "funcnn checkpoint 1"
 """What the manifest of a step begins with."""
@@ -40,7 +41,7 @@ def write_manifest(folder: str, about: Mapping[str, Any], leaves: Mapping[str, A
     manifest = {
         "format": FORMAT,
         "time": time.time(),
-        "packages": {name: _version(name) for name in ("funcnn", "jax", "numpy", "orbax-checkpoint")},
+        "packages": disk.versions_of("funcnn", "jax", "numpy", "orbax-checkpoint"),
         "about": dict(about),
         "leaves": leaves,
         "files": files,
@@ -50,13 +51,6 @@ def write_manifest(folder: str, about: Mapping[str, Any], leaves: Mapping[str, A
         json.dump(manifest, file, allow_nan=False)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
@@ -77,7 +71,7 @@ def manifest_of(folder: str) -> dict[str, Any]:
     if len(content) > _MOST:
         fail(path, f"at most {_MOST} bytes", "more")
     try:
-        manifest = json.loads(content, object_pairs_hook=_once, parse_constant=_refuse)
+        manifest = json.loads(content, object_pairs_hook=disk.once, parse_constant=_refuse)
         digest, form = manifest["sha256"], manifest["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         fail(path, "a manifest", f"{len(content)} bytes that are none ({type(error).__name__})")
@@ -90,12 +84,6 @@ def manifest_of(folder: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         fail(path, "a manifest as save writes it", f"another ({error!r})")
     return manifest
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a name that is there twice")
-    return dict(pairs)
 
 
 def _refuse(name: str) -> NoReturn:

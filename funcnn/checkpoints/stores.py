@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from funcnn import checks
+from funcnn import checks, disk
 from funcnn.checkpoints.manifests import MANIFEST, dtype_of, fail, manifest_of, write_manifest
 
 _ARRAYS = "arrays"
@@ -85,7 +85,7 @@ def write(folder: str, about: Mapping[str, Any], leaves: Mapping[str, Any]) -> N
     files = {name: _flushed(os.path.join(folder, name)) for name in _files(folder)}
     write_manifest(folder, about, described, files)
     for place, _, _ in os.walk(folder):
-        flush(place)
+        disk.flush(place)
 
 
 def _expect_room(folder: str, size: int) -> None:
@@ -160,15 +160,6 @@ def _flushed(path: str) -> dict[str, Any]:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
         return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def flush(folder: str) -> None:
-    """Force a folder to the disk, so that what was made or moved in it is there after a loss of power."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

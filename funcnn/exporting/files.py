@@ -6,13 +6,11 @@ the header: ``kind``, ``card``, ``arguments``, ``takes``, ``returns``, ``version
 ``size``. Offsets count from the end of the second line.
 """
 
-import contextlib
 import hashlib
 import json
 import math
 import operator
 import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -20,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnn import checks
+from funcnn import checks, disk
 from funcnn.core import Tree
 
 _FORMAT = "funcnn export 1"
@@ -123,16 +121,8 @@ def write(
     bodies = [array.reshape(-1).view(np.uint8).data for array in arrays if array.size]
     parts = [line, *bodies, *(program for _, program in programs)]
     parts = [_first_line(_sha256(parts)), *parts]
-    target = os.path.abspath(os.fspath(path))
-    beside = f"{target}.{uuid.uuid4().hex}.part"
-    try:
-        _write_through(beside, parts)
-        os.replace(beside, target)
-        _flush(os.path.dirname(target))
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(beside)
-        raise
+    with disk.beside(os.path.abspath(os.fspath(path))) as place:
+        _write(place, parts)
     return _sha256(parts)
 
 
@@ -147,24 +137,14 @@ def _sha256(parts: Sequence[Any]) -> str:
     return digest.hexdigest()
 
 
-def _write_through(path: str, parts: Sequence[Any]) -> None:
-    """A file of these parts, on the disk when this returns."""
+def _write(path: str, parts: Sequence[Any]) -> None:
+    """A file of these parts."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         for part in parts:
             left = memoryview(part)
             while left:
                 left = left[os.write(handle, left) :]
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _flush(folder: str) -> None:
-    """To the disk, so that what was moved is there after a loss of power."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
     finally:
         os.close(handle)
 

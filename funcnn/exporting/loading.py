@@ -56,6 +56,11 @@ class Export:
             expected, got = f"the arguments {', '.join(self.arguments)}", f"{len(arguments)} arguments"
             checks.fail(where, expected, got, "pass these, in this order", TypeError)
         given = dict(zip(self.arguments, arguments, strict=True))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(given):
+            if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                fix = "pass arrays, such as jnp.asarray makes"
+                checks.fail(f"{where}: {name}", "an array", type(leaf).__name__, fix, TypeError)
         if "key" in given:
             expect_key(f"{where}: key", given["key"])
         _expect_like(

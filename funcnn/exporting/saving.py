@@ -1,6 +1,5 @@
 """From a model or a trainer to a file."""
 
-import importlib.metadata
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 from jax import export
 
-from funcnn import checks, training
+from funcnn import checks, disk, training
 from funcnn import data as datasets
 from funcnn.core import Layer, Tree, expect_layer, spec
 from funcnn.exporting.files import stored, write
@@ -193,15 +192,8 @@ def _header(kind: str, arguments: list[str], exported: export.Exported, card: st
         "arguments": arguments,
         "takes": words(dict(zip(arguments, given, strict=True))),
         "returns": words(returned(exported, kind)),
-        "versions": {package: _version(package) for package in ("funcnn", "jax", "jaxlib", "numpy", "optax")},
+        "versions": disk.versions_of("funcnn", "jax", "jaxlib", "numpy", "optax"),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _expect_options(where: str, platforms: Any, card: Any) -> tuple[str, ...]:

@@ -201,7 +201,7 @@ class Driver(NamedTuple):
         message = str(error)
         if not message.startswith(f"{self.name}: "):
             message = f"{self.name}: expected another batch, got {error!r} from the stream after {step}"
-        message += f"; the .result of this error holds the state after {step} steps"
+        message += f"; the .result of this error holds the state after {checks.counted(step, 'step')}"
         failure = StreamError(message, self.result(carry, span.stop), step)
         failure.__cause__ = error
         return failure
@@ -220,24 +220,27 @@ class Driver(NamedTuple):
             "a loss that is NaN or infinite" if bad_step == good else "an update that made a parameter NaN or infinite"
         )
         got = f"{MOST_SKIPPED} steps in a row whose numbers went bad, the last" if self.plan.skips_nonfinite else got
+        found = self.cause(after, good, span)
         message = (
             f"fit: expected finite numbers, got {got} in epoch {epoch} of {self.plan.epochs}, "
-            f"step {step} (counted from 0){self.cause(after, good, span)}; "
-            f"lower the learning rate, or clip the gradient with optax.clip_by_global_norm; "
-            f"the .result of this error holds the last good state, after {step} steps"
+            f"step {step} (counted from 0){'' if found is None else f', first by {found}'}; {_advice(found)}; "
+            f"the .result of this error holds the last good state, after {checks.counted(step, 'step')}"
         )
         error = NonFiniteError(message, self.result(after, good), epoch, step)
         error.chunk = Chunk(good, step, after, {}, {}, position=_position(span, step))
         return error
 
-    def cause(self, carry: Carry, number: int, span: Span) -> str:
+    def cause(self, carry: Carry, number: int, span: Span) -> inspection.NonFinite | None:
         """What made the step of this number bad, as far as it can be found: the first operation, and its layer."""
         try:
             program = Program(self.trainer, span.plan, span.arrays, self.held_out)
-            found = inspection.first_nonfinite(self.trainer.step, carry.state, program.batch_at(carry, number))
+
+            def step(state: TrainState, batch: Tree) -> Any:  # whatever the names of these are in trainer.step
+                return self.trainer.step(state, batch)
+
+            return inspection.first_nonfinite(step, carry.state, program.batch_at(carry, number))
         except Exception:  # to look for it must not hide what happened
-            return ""
-        return "" if found is None else f", first by {found}"
+            return None
 
     def rows(self, number: int) -> int:
         """How many epochs had ended before the step of this number."""
@@ -269,6 +272,12 @@ class Driver(NamedTuple):
 
 def _position(span: Span, step: int) -> Position | None:
     return None if span.piece is None or step == span.taken else span.piece.positions[step - span.taken - 1]
+
+
+def _advice(found: inspection.NonFinite | None) -> str:
+    if found is not None and found.operation == "argument" and found.path.partition("/")[0] == "batch":
+        return "leave such examples out of the batches, or fill them in"
+    return "lower the learning rate, or clip the gradient with optax.clip_by_global_norm"
 
 
 def epochs_run_of(carry: Carry) -> int:

@@ -3,11 +3,13 @@
 import contextlib
 from typing import Any, NamedTuple
 
+from funcnn import checks
 from funcnn.training.chunks import Chunk
 from funcnn.training.driving import Driver
+from funcnn.training.identities import Identity, described
 from funcnn.training.keepers import Found, Keeper, ResumeError, SaveError
 from funcnn.training.positions import Position, read_position, written
-from funcnn.training.resuming import Identity, described, expect_values_of, flattened, going_on, keys_of
+from funcnn.training.resuming import expect_values_of, flattened, going_on, keys_of
 
 
 class Kept(NamedTuple):
@@ -29,9 +31,10 @@ class Kept(NamedTuple):
         try:
             self.keeper.keep(chunk.step, self.about(chunk), flattened(chunk.carry), wait=wait)
         except Exception as error:  # whatever it is, it must not cost anybody the run
+            steps = checks.counted(chunk.step, "step")
             message = (
                 f"{self.run.name}: expected to save in {self.keeper.path}, got {str(error) or repr(error)}; "
-                f"make room, then resume; the .result of this error holds the state after {chunk.step} steps"
+                f"make room, then resume; the .result of this error holds the state after {steps}"
             )
             raise SaveError(message, self.run.result(chunk.carry, chunk.number), chunk.step) from error
 
@@ -63,7 +66,7 @@ def found_in(where: str, keeper: Keeper | None, resume: Any) -> Found | None:
     found = keeper.newest()
     if found is not None and not resume:
         fix = "pass resume=True to go on with it, or choose another directory"
-        got = f"a run that was saved after {found.about['step']} steps"
+        got = f"a run that was saved after {checks.counted(found.about['step'], 'step')}"
         raise ResumeError(f"{where}: expected no run in {keeper.path}, got {got}; {fix}")
     return found
 

@@ -1,9 +1,7 @@
-"""A run as arrays by path, what makes it the run that it is, and how it goes on from what was kept of it."""
+"""A run as arrays by path, and how it goes on from what was kept of it."""
 
-import difflib
-import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +12,7 @@ from funcnn.core import Tree
 from funcnn.training import progress as progresses
 from funcnn.training.chunks import Chunk
 from funcnn.training.driving import Driver, epochs_run_of
-from funcnn.training.fingerprints import digest, operations
+from funcnn.training.identities import Identity, expect_same, listed, reasons_of
 from funcnn.training.keepers import Found, Keeper, ResumeError
 from funcnn.training.positions import read_position
 from funcnn.training.programs import Carry
@@ -54,11 +52,18 @@ def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _restored(where: str, like: Carry, leaves: Mapping[str, Any], taken: tuple[str, ...], grown: Any) -> Carry:
+def _restored(
+    where: str,
+    like: Carry,
+    leaves: Mapping[str, Any],
+    taken: tuple[str, ...],
+    grown: Any,
+    reasons: Mapping[str, str],
+) -> Carry:
     """The arrays in the places of ``like``, which has to be of the same structure, shapes and dtypes.
 
     What begins with one of ``taken`` is that of ``like``. ``grown(path, array, leaf)`` is an array for another number
-    of epochs.
+    of epochs. ``reasons`` are given for what begins so, in place of the arrays.
     """
     paths, faults, made = _paths(like), [], []
     is_ours = tuple(f"{name}/" for name in taken)
@@ -84,9 +89,12 @@ def _restored(where: str, like: Carry, leaves: Mapping[str, Any], taken: tuple[s
         f"{path}: was {_shown(leaves[path])}, is not there" for path in leaves if not skips(path) | (path in known)
     ]
     if faults:
+        explained = {reason: tuple(f for f in faults if f.startswith(begin)) for begin, reason in reasons.items()}
+        rest = [fault for fault in faults if not any(fault in found for found in explained.values())]
+        faults = [*(reason for reason, found in explained.items() if found), *rest]
         fix = "resume it with the model, optimizer and metrics that it was begun with, or choose another directory"
         raise ResumeError(
-            f"{where}: expected the run that was begun there, got another: {_listed(faults)}; {fix}; "
+            f"{where}: expected the run that was begun there, got another: {listed(faults)}; {fix}; "
             "a new run begins with what was learned, was = checkpoints.load(...).state, by "
             "state=trainer.init(key, batch)._replace(params=was.params, model_state=was.model_state)"
         )
@@ -97,107 +105,11 @@ def _shown(leaf: Any) -> str:
     return f"{leaf.dtype}{tuple(leaf.shape)}"
 
 
-def _listed(faults: list[str], most: int = 8) -> str:
-    rest = [f"and {len(faults) - most} more"] if len(faults) > most else []
-    return "; ".join([*faults[:most], *rest])
-
-
 def _placed(array: Any, like: Any) -> Any:
     """An array on the device, or the devices, of another one."""
     if _is_key(like):
         return jax.random.wrap_key_data(_placed(array, jax.random.key_data(like)), impl=jax.random.key_impl(like))
     return jax.device_put(array, like.sharding if like.committed else None)
-
-
-# ---- what run it is --------------------------------------------------------------------------------------------------
-
-
-class Identity(NamedTuple):
-    """What makes a run the run that it is."""
-
-    run: dict[str, Any]  # arguments, and checksums of data and program
-    step: str  # the operations of one, each in a line
-    versions: dict[str, Any]  # of what computes it
-
-
-def described(run: Driver, carry: Carry, key: Any, state: Any, extra: dict[str, Any]) -> Identity:
-    """What makes this run the run that it is."""
-    plan, monitor = run.plan, run.plan.monitor
-    is_stream = run.reader is not None
-    is_counted = run.reader is None or run.reader.passes is None
-    program = "\n".join(operations(run.traced(carry).jaxpr))
-    step = "\n".join(operations(run.traced_step(carry)))
-    leaves = [leaf for leaf in jax.tree.leaves((carry, run.arrays)) if isinstance(leaf, jax.Array)]
-    platforms = sorted({str(device.platform) for leaf in leaves for device in leaf.devices()})
-    versions = {"jax": jax.__version__, "platforms": platforms, "devices": max(len(a.devices()) for a in leaves)}
-    about = {
-        "epochs": plan.epochs,
-        "steps": plan.steps if is_counted else None,
-        "steps_per_epoch": plan.epoch_steps if is_counted else None,
-        "batch_size": plan.batch_size,
-        "shuffle": plan.shuffle,
-        "monitor": None if monitor is None else list(monitor),
-        "on_nonfinite": "skip" if plan.skips_nonfinite else "raise" if plan.stops_at_nonfinite else "continue",
-        "key": digest(key),
-        "data": None if is_stream or plan.source else digest(run.arrays),
-        "validation": None if run.held_out is None else digest(run.held_out),
-        "state": None if state is None else digest(state),
-        **extra,
-        "step": digest(np.frombuffer(step.encode(), np.uint8)),
-        "program": digest(np.frombuffer(program.encode(), np.uint8)),
-    }
-    return Identity(about, step, versions)
-
-
-# What is said of what is only known by its checksum.
-_SAID = {
-    "data": "the data are not the same",
-    "validation": "the validation data are not the same",
-    "state": "the state that it begins with is not the same",
-    "key": "the key is not the same",
-    "members": "the members are not the same",
-}
-
-
-def _expect_same(where: str, keeper: Keeper, was: dict[str, Any], now: dict[str, Any], program: str) -> None:
-    """Raise where hyperparameters, data or the program are others than when the run was begun."""
-    changed: list[str] = []
-    for name in now:
-        if was.get(name) == now[name]:
-            continue
-        if name in _SAID:
-            changed.append(_SAID[name])
-        elif name == "step":
-            changed.append(_difference(keeper.noted(str(was.get(name))), program))
-        elif name != "program":
-            changed.append(f"{name} was {was.get(name)} and is {now[name]}")
-        elif not changed:  # else it is what shows there too
-            changed.append("what is computed beside the steps, as for the validation, is not the same")
-    if changed:
-        raise ResumeError(
-            f"{where}: expected the run that was begun in {keeper.path}, got a changed one: {_listed(changed)}; "
-            'take it back, or pass resume="changed" to go on all the same, or choose another directory'
-        )
-
-
-def _difference(was: str | None, now: str) -> str:
-    """The first operation that differs, for instance by a number that is a hyperparameter."""
-    if was is None:
-        return "what is computed is not the same"
-    before, after = was.split("\n"), now.split("\n")
-    match = difflib.SequenceMatcher(None, before, after, autojunk=False) if len(before) + len(after) < 2000 else None
-    pairs = zip(before, after, strict=False)
-    if len(before) == len(after) or match is None:
-        a, b = next(((a, b) for a, b in pairs if a != b), ("its end", "more"))
-    else:
-        _, i, j, k, m = next(code for code in match.get_opcodes() if code[0] != "equal")
-        a, b = " ".join(before[i:j][:1]) or "nothing", " ".join(after[k:m][:1]) or "nothing"
-    return f"what is computed is not the same: where there was `{_unnamed(a)}`, there is `{_unnamed(b)}`"
-
-
-def _unnamed(line: str) -> str:
-    """An operation without the numbers of its variables."""
-    return " ".join(re.sub(r"\bv\d+(:\S+)?( =)?|\[out_dtype=None\]", "", line).split())[:120]
 
 
 # ---- going on --------------------------------------------------------------------------------------------------------
@@ -230,9 +142,9 @@ def going_on(run: Driver, keeper: Keeper, found: Found, like: Carry, identity: I
         taken += ("order", "sums")  # the next epoch makes its own
     if is_changed and was["on_nonfinite"] != now["on_nonfinite"]:
         taken += ("skipped", "history/skipped_steps")
-    carry = _restored(where, like, found.leaves, taken, _growing(run.rows_axis))
+    carry = _restored(where, like, found.leaves, taken, _growing(run.rows_axis), reasons_of(was, now))
     if not is_changed:
-        _expect_same(run.name, keeper, was, now, identity.step)
+        expect_same(run.name, keeper, was, now, identity.step)
     elif offset and was.get("steps_per_epoch") != now["steps_per_epoch"]:
         fix = "resume it as it was to the end of the epoch first"
         raise ResumeError(f"{where}: expected the steps of an epoch to stay the same in the middle of one; {fix}")
@@ -240,11 +152,14 @@ def going_on(run: Driver, keeper: Keeper, found: Found, like: Carry, identity: I
         carry = carry._replace(watch=_more_patient(plan.monitor, carry.watch))
     number = epoch * plan.epoch_steps + offset
     if number > plan.steps:
-        got = f"{plan.epochs} epochs"
-        raise ResumeError(f"{where}: expected more than the {step} steps that were taken, got {got}; train longer")
+        taken_already, got = checks.counted(step, "step"), checks.counted(plan.epochs, "epoch")
+        fix = "train longer, or take what is there with checkpoints.load"
+        raise ResumeError(f"{where}: expected more than the {taken_already} that the run has taken, got {got}; {fix}")
     position = None if about["position"] is None else read_position(about["position"])
     if epochs_run_of(carry) >= 0 or number == plan.steps:
-        progresses.say(f"{run.name}: the run in {keeper.path} had ended after {step} steps; this is its result")
+        progresses.say(
+            f"{run.name}: the run in {keeper.path} had ended after {checks.counted(step, 'step')}; this is its result"
+        )
     return Chunk(number, step, carry, {}, {}, stopped=epochs_run_of(carry) >= 0, position=position)
 
 

@@ -72,7 +72,9 @@ def driven(
 
 
 def _counted(run: Driver, chunk: Chunk) -> str:
-    return f"{chunk.step}{'' if run.total is None else f' of {run.total}'} steps"
+    if run.total is None:
+        return checks.counted(chunk.step, "step")
+    return f"{chunk.step} of {checks.counted(run.total, 'step')}"
 
 
 def _why(run: Driver, chunk: Chunk) -> str:
