@@ -7,8 +7,6 @@ import uuid
 from collections.abc import Generator
 from typing import Any
 
-__all__ = ["beside", "flush", "once", "versions_of"]
-
 
 @contextlib.contextmanager
 def beside(path: str) -> Generator[str]:

@@ -35,7 +35,7 @@ NETWORK = network()
 
 def arrays(**kept):
     """Dropout, batch norm, early stopping, the best state kept, a smaller last batch."""
-    watched = {"validation": HELD_OUT, "monitor": "validation_loss", "patience": 100, "keep_best": True}
+    watched = {"validation": HELD_OUT, "monitor": "validation_loss", "patience": 30, "keep_best": True}
     return training.fit(NETWORK, (X, Y), key=KEY, epochs=2000, batch_size=64, **watched, **kept)
 
 
@@ -43,7 +43,7 @@ def stream(**kept):
     """A Grain dataset, shuffled anew in each pass, of which an epoch is a part."""
     source = grain.MapDataset.source(list(zip(X, Y, strict=True))).seed(1).shuffle().repeat().batch(32)
     batches = iter(source.to_iter_dataset())
-    return training.fit(NETWORK, batches, key=KEY, steps=600, steps_per_epoch=7, validation=HELD_OUT, **kept)
+    return training.fit(NETWORK, batches, key=KEY, steps=400, steps_per_epoch=7, validation=HELD_OUT, **kept)
 
 
 def passes(**kept):
@@ -76,7 +76,7 @@ RUNS = {run.__name__: run for run in (arrays, stream, passes, sweep, groups)}
 def breathes(event):
     """Give a save time to begin between two chunks, and a kill time to fall there."""
     del event
-    time.sleep(0.04)
+    time.sleep(0.02)
 
 
 def main(folder, *names):

@@ -64,6 +64,7 @@ def several_terms(micro):
     return training.trainer(Objective(init, loss), optax.sgd(0.1), {}, micro_batch_size=micro)
 
 
+@pytest.mark.slow
 def test_several_terms_with_weights_of_their_own():
     batch = {"x": X, "y": Y, "w": WEIGHTS}
     close(one_step(several_terms(5), batch), one_step(several_terms(None), batch))

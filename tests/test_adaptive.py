@@ -59,6 +59,7 @@ def test_half_precision_is_rounded_once():
     np.testing.assert_allclose(np.float64(y), expected, rtol=2**-8)
 
 
+@pytest.mark.slow
 def test_a_number_means_the_same_in_each_axis_and_whole_numbers_stay_whole():
     y, _ = layers.adaptive_max_pool(2).apply({}, {}, np.arange(35, dtype=np.uint8).reshape(1, 5, 7, 1))
     assert y.dtype == np.uint8

@@ -159,6 +159,7 @@ MASKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MASKS)
 @pytest.mark.parametrize("cross", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_masks_hide_what_they_say_and_leave_zeros_where_nothing_is_seen(name, cross):
@@ -199,6 +200,7 @@ def test_nan_where_nobody_looks_stays_there_in_gradients_too():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(total)(params, holes)))
 
 
+@pytest.mark.slow
 def test_nan_where_somebody_looks_is_not_hidden():
     layer, x, context = layers.attention(1, cross=True), drawn(1, 2, 4), drawn(1, 3, 4)
     context[0, 2] = np.nan
@@ -228,7 +230,7 @@ def test_what_is_masked_has_no_influence():
     np.testing.assert_allclose(a, layer.apply(params, state, x[:, :4])[0], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize("cross", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_attention_and_its_gradients_are_pytorchs(torch, cross):
     x, context = drawn(3, 5, 8), drawn(3, 4, 8)
     layer = layers.attention(2, cross=cross)
@@ -259,6 +261,7 @@ def test_attention_and_its_gradients_are_pytorchs(torch, cross):
     np.testing.assert_allclose(slope["query"]["kernel"], twin.in_proj_weight.grad[:8].T.numpy(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_rotary_weights_depend_on_distance_alone():
     layer, x = layers.attention(1, rotary=True), drawn(1, 4, 8)
     params, state = layer.init(KEY, x)
@@ -345,6 +348,7 @@ def test_the_cache_is_of_the_dtype_of_its_input_and_the_sequence_stays_in_its_ow
         assert jax.tree.map(lambda a: a.dtype, new) == jax.tree.map(lambda a: a.dtype, state)
 
 
+@pytest.mark.slow
 def test_training_leaves_the_cache_alone():
     x = drawn(3, 6, 8)
     params, state = stacked(True).init(KEY, x)
@@ -524,6 +528,7 @@ def test_the_path_is_named():
     assert "residual_0 / attention_0: input {'mask': (5, 5), 'x': (2, 5, 8)}" in error.value.__notes__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"causal": True}, {"cross": True}])
 def test_one_mask_for_all_examples_has_a_batch_axis_of_one(options):
     layer, name = layers.attention(2, **options), "context_mask" if options.get("cross") else "mask"

@@ -87,10 +87,7 @@ def fit(case, folder=None, *, until=None, resume=False, **more):
     return training.fit(trainer, data(), **options)
 
 
-OFTEN = ("arrays", "passes", "grain iterator")
-
-
-@pytest.mark.parametrize("case", [pytest.param(n, marks=[] if n in OFTEN else [pytest.mark.slow]) for n in CASES])
+@pytest.mark.parametrize("case", [pytest.param(n, marks=[] if n == "arrays" else [pytest.mark.slow]) for n in CASES])
 def test_a_run_that_goes_on_is_the_run_that_was_never_cut(case, tmp_path):
     whole = digest(fit(case))
     cut = fit(case, tmp_path, until=9)
@@ -144,6 +141,7 @@ def sweep(folder=None, *, until=None, resume=False, how="vmap", rates=(1e-3, 1e-
     return training.sweep(network, jnp.array(rates), (X, Y), **options).result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["vmap", pytest.param("map", marks=pytest.mark.slow)])
 def test_a_sweep_goes_on(how, tmp_path):
     whole = digest(sweep(how=how))
@@ -200,15 +198,23 @@ SLOPE = {"slope": training.gradient_norm}
     ("changed", "words"),
     [
         ({"trainer": network(2e-2, telemetry=SLOPE)}, ["there was `mul -0.01", "there is `mul -0.02"]),
-        ({"trainer": network(dropout=0.3, telemetry=SLOPE)}, ["what is computed is not the same"]),
+        pytest.param(
+            {"trainer": network(dropout=0.3, telemetry=SLOPE)},
+            ["what is computed is not the same"],
+            marks=pytest.mark.slow,
+        ),
         ({"data": (X + 1, Y)}, ["the data are not the same"]),
         ({"validation": (X[1:21], Y[:20])}, ["the validation data are not the same"]),
-        ({"key": jax.random.key(1)}, ["the key is not the same"]),
-        ({"epochs": 7}, ["epochs was 6 and is 7"]),
-        ({"batch_size": 10}, ["batch_size was 16 and is 10", "steps_per_epoch was 4 and is 5"]),
-        ({"shuffle": False}, ["shuffle was True and is False"]),
+        pytest.param({"key": jax.random.key(1)}, ["the key is not the same"], marks=pytest.mark.slow),
+        pytest.param({"epochs": 7}, ["epochs was 6 and is 7"], marks=pytest.mark.slow),
+        pytest.param(
+            {"batch_size": 10},
+            ["batch_size was 16 and is 10", "steps_per_epoch was 4 and is 5"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"shuffle": False}, ["shuffle was True and is False"], marks=pytest.mark.slow),
         ({"patience": 3}, ["monitor was"]),
-        ({"on_nonfinite": "continue"}, ["on_nonfinite was raise and is continue"]),
+        pytest.param({"on_nonfinite": "continue"}, ["on_nonfinite was raise and is continue"], marks=pytest.mark.slow),
     ],
     ids=["rate", "dropout", "data", "validation", "key", "epochs", "batch_size", "shuffle", "patience", "nonfinite"],
 )
@@ -298,6 +304,7 @@ def test_more_passes_are_what_they_would_have_been(tmp_path):
     assert digest(longer) == digest(fit("passes", epochs=11))
 
 
+@pytest.mark.slow
 def test_fewer_epochs_than_were_run_are_refused(copied):
     with pytest.raises(
         training.ResumeError, match="expected more than the 12 steps that the run has taken, got 2 epochs; train"
@@ -439,6 +446,7 @@ def grows(count):
     return jnp.where(count > 8, jnp.inf, 0.0)
 
 
+@pytest.mark.slow
 def test_the_state_right_before_is_saved_whatever_the_chunks(tmp_path):
     x = X.copy()
     x[31] = 1e30
@@ -591,6 +599,7 @@ def test_a_traced_run_cannot_be_kept(tmp_path):
         jax.jit(loss)(0.1)
 
 
+@pytest.mark.slow
 def test_more_epochs_do_not_hide_another_rate(begun):
     with pytest.raises(
         training.ResumeError, match=r"epochs was 6 and is 7.*there was `mul -0\.01.*, there is `mul -0\.02"

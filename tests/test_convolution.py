@@ -326,6 +326,7 @@ def test_images_of_whole_numbers_are_refused():
             call(jax.random.key(0), images)
 
 
+@pytest.mark.slow
 def test_images_with_channels_first_are_recognised():
     model = layers.serial(layers.named("stem", layers.conv(8, 3)))
     params, state = model.init(jax.random.key(0), jnp.ones((2, 28, 28, 3)))

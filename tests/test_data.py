@@ -169,6 +169,7 @@ def test_a_split_loses_no_example_and_takes_none_twice(labels, fraction, seed, s
         np.testing.assert_array_equal(part["b"], part["a"][:, None] * 2)
 
 
+@pytest.mark.slow
 @given(labels=LABELS, fraction=st.floats(0.01, 0.99), seed=st.integers(0, 99))
 def test_every_class_keeps_its_share_to_within_one_example(labels, fraction, seed):
     train, test = data.split(labels, fraction, key=jax.random.key(seed), stratify=labels)

@@ -163,6 +163,7 @@ def test_side_inputs_that_are_handed_on_are_no_part_of_the_prediction(padded):
     assert training.predict(model, result.state, jax.tree.map(lambda a: a[:0], x)).shape == (0, 2)
 
 
+@pytest.mark.slow
 def test_a_dict_that_a_model_makes_itself_is_the_prediction(padded):
     def two(d):
         return {"x": d["x"], "twice": 2 * d["x"]}

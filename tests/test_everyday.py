@@ -235,6 +235,7 @@ def several():
     return training.trainer(Objective(lambda key, batch: MODEL.init(key, batch[0]), loss), optax.sgd(0.3), ACCURACY)
 
 
+@pytest.mark.slow
 def test_several_losses_are_added_and_each_is_a_column(torch):
     data = X, LABELS, OF_CLASSES[LABELS]
     line = several()

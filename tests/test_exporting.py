@@ -177,6 +177,7 @@ def test_large_images_go_through_one_by_one(path):
     assert memory < 5 * x.nbytes  # the patches of all three would be 9 times the input
 
 
+@pytest.mark.slow
 def test_side_inputs_and_trees_go_in_and_out(path):
     model = layers.network(
         lambda x, body: (body({"x": x["x"], "lengths": x["lengths"]})["x"], {"sum": x["x"].sum()}),
@@ -199,6 +200,7 @@ def test_weights_of_every_dtype_are_taken(path, dtype):
     assert hashes(found(X)) == hashes(here(model, params, {}, X))
 
 
+@pytest.mark.slow
 def test_half_precision_goes_through(path):
     model, x = layers.attention(2), RNG.normal(size=(2, 5, 4)).astype(np.float16)
     params, state = started(model, x)
@@ -286,7 +288,12 @@ def test_the_number_of_examples_can_be_fixed(path):
 
 
 @pytest.mark.parametrize(
-    "platforms", [("cpu",), ("cuda",), ("rocm", "tpu"), ("cuda", "cpu", "tpu")], ids=lambda names: "-".join(names)
+    "platforms",
+    [
+        ("cuda", "cpu", "tpu"),
+        *(pytest.param(p, marks=pytest.mark.slow) for p in (("cpu",), ("cuda",), ("rocm", "tpu"))),
+    ],
+    ids=lambda names: "-".join(names),
 )
 def test_each_platform_gets_the_form_that_is_fast_there(path, platforms):
     """On CPU convolution is a product over patches, elsewhere it is XLA's, wherever it was saved."""
@@ -406,7 +413,7 @@ def test_a_model_is_read_without_funcnn(path, tmp_path):
 @pytest.mark.parametrize(
     ("make", "shape", "more"),
     [
-        (network, (4,), {}),
+        pytest.param(network, (4,), {}, marks=pytest.mark.slow),
         pytest.param(network, (4,), BEST | {"patience": 1}, marks=pytest.mark.slow),
         pytest.param(images, (8, 8, 1), BEST, marks=pytest.mark.slow),
         pytest.param(network, (4,), {"shuffle": False, "drop_last": True}, marks=pytest.mark.slow),
@@ -888,6 +895,7 @@ def test_a_short_write_is_gone_on_with(small, monkeypatch):
     assert hashes(found.params) == hashes(params)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_leaves_what_was_there(small):
     old = small.read_bytes()
     script = f"""

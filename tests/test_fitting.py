@@ -123,6 +123,7 @@ def test_an_event_says_where_the_run_is(line, whole):
     assert_same_bytes(events[-1].state, result.state)
 
 
+@pytest.mark.slow
 def test_every_counts_steps_where_the_run_does(line):
     seen = []
     options = {"key": KEY, "steps": 8, "batch_size": BATCH, "every": 3}
@@ -370,7 +371,7 @@ def until_bad(line, data, **options):
     raise AssertionError("all was finite")
 
 
-@pytest.mark.parametrize("bad", [0, 2, 4])  # the first step, one in the middle, the smaller last one
+@pytest.mark.parametrize("bad", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])  # 4 is a smaller one
 @pytest.mark.parametrize("case", [root_at_zero, overflowing])
 def test_the_step_that_went_bad_is_named_whatever_the_chunks(case, bad):
     line, data, got = case(bad)
@@ -391,7 +392,7 @@ def test_the_step_that_went_bad_is_named_whatever_the_chunks(case, bad):
         assert len(error.result.history["loss"]) == 0
 
 
-@pytest.mark.parametrize("every", [1, 3, None])
+@pytest.mark.parametrize("every", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, None))])
 def test_a_learning_rate_that_is_too_large(every):
     line, data = trainer(optimizer=optax.sgd(300.0)), (X, Y)
     good, _ = until_bad(line, data, **OPTIONS)
@@ -408,6 +409,7 @@ def test_a_learning_rate_that_is_too_large(every):
     assert len(rows) >= 1
 
 
+@pytest.mark.slow
 def test_a_bad_step_in_the_very_last_chunk():
     line, data, _ = root_at_zero(2)
     with pytest.raises(training.NonFiniteError) as caught:
@@ -425,6 +427,7 @@ def test_a_run_may_go_on_with_what_is_not_finite():
     assert_same_bytes(result, training.run(line, data, **OPTIONS))
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_nan_does_not_stop():
     nan = metrics.mean(lambda outputs, targets: jnp.log(-jnp.ones(len(outputs))))
     result = training.fit(trainer(metrics={"nan": nan}), (X, Y), progress=False, **OPTIONS)
@@ -433,6 +436,7 @@ def test_a_metric_that_is_nan_does_not_stop():
     assert int(result.state.step) == 20
 
 
+@pytest.mark.slow
 def test_a_hand_written_trainer_without_a_loss_stops_at_anything():
     def init(key, batch):
         return training.TrainState({"a": jnp.ones(())}, {}, (), key, jnp.zeros((), jnp.int32))
@@ -448,6 +452,7 @@ def test_a_hand_written_trainer_without_a_loss_stops_at_anything():
     np.testing.assert_array_equal(caught.value.result.history["score"], [5.0])
 
 
+@pytest.mark.slow
 def test_a_function_as_data_is_validated_on_arrays_and_these_are_checked(line):
     def draw(key):
         x = jax.random.normal(key, (6, 3))
@@ -514,6 +519,7 @@ def test_an_optimizer_that_went_bad_is_a_step_that_is_skipped():
     assert result.history["skipped_steps"].tolist() == [1, 1]
 
 
+@pytest.mark.slow
 def test_too_many_skipped_in_a_row_end_the_run():
     x, y = np.ones((100, 1), np.float32), np.full((100, 1), 1e30, np.float32)
     line = training.supervised(FLAT, lambda p, t: (p - t)[:, 0] ** 2, optax.sgd(1e-3))

@@ -82,7 +82,7 @@ def newest(folder):
 @pytest.mark.parametrize("name", ["arrays", "stream", "sweep"])
 def test_killed_at_random_and_resumed_each_time(whole, compiled, tmp_path, name):
     """Twenty kills and one, of three runs; more of them, and of all runs, in the test below."""
-    _, steps = killed(tmp_path / "runs", name, whole(name), 7, seed=RUNS.index(name), compiled=compiled)
+    _, steps = killed(tmp_path / "runs", name, whole(name), 7, seed=RUNS.index(name), compiled=compiled, longest=2.5)
     assert len(steps) == 7
 
 
@@ -90,7 +90,7 @@ def test_killed_at_random_and_resumed_each_time(whole, compiled, tmp_path, name)
 @pytest.mark.parametrize("name", RUNS)
 def test_killed_forty_times_and_resumed_each_time(whole, compiled, tmp_path, name):
     seed = 100 + RUNS.index(name)
-    ends, steps = killed(tmp_path / "runs", name, whole(name), 40, seed=seed, compiled=compiled, longest=8.0)
+    ends, steps = killed(tmp_path / "runs", name, whole(name), 40, seed=seed, compiled=compiled, longest=4.0)
     assert len(steps) == 40
     # Kills fell before the first save, and between saves.
     assert len(set(steps)) > 2, steps

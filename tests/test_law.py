@@ -127,6 +127,7 @@ def test_the_run_is_no_trivial_one(case):
     assert not np.array_equal(*(case.whole.history[name] for name in ("loss", "validation_loss")))
 
 
+@pytest.mark.slow
 def test_run_compiled_by_the_caller_is_run(case):
     assert_same_bytes(training.run(case.trainer, case.data, key=KEY, **case.options), case.whole)
 

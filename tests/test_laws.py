@@ -29,8 +29,7 @@ def quickly_compiled() -> Iterator[None]:
 
 # One of each sort every day; over all the others the laws that compile much are held by ``pytest -m slow``.
 SAMPLE = {
-    *("dense", "conv", "batch_norm", "dropout", "serial(nested)", "network", "repeat", "mixed_precision"),
-    *("attention", "recurrent"),
+    *("dense", "conv", "batch_norm", "dropout", "repeat", "mixed_precision", "recurrent"),
 }
 
 

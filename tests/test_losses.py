@@ -115,6 +115,7 @@ def test_kl_divergence_is_pytorchs_and_scipys(torch):
     )
 
 
+@pytest.mark.slow
 def test_cosine_distance_is_pytorchs(torch):
     prediction, target = OVER_LAST_AXIS["cosine_distance"]((6, 2, 4))
     reference = partial(torch.nn.functional.cosine_similarity, x2=torch.tensor(target), dim=-1)
@@ -132,6 +133,7 @@ def test_hinge_is_scikit_learns():
     np.testing.assert_array_equal(value_and_grad(losses.hinge, jnp.float32(prediction), target)[1], slope)
 
 
+@pytest.mark.slow
 def test_log_cosh_is_numpys_with_the_gradient_tanh():
     errors = np.array([-3.0, -0.5, 0.0, 1e-3, 2.0, 1e4])
     value, slope = (
@@ -203,6 +205,7 @@ def test_losses_can_be_jitted_mapped_and_differentiated_twice(name):
     np.testing.assert_allclose(hvp, transposed, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_the_target_has_a_gradient_too(name):
     prediction, target = ALL[name]((4, 3))
@@ -234,6 +237,7 @@ def test_options_may_be_tracers():
 # ---- extremes --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 def test_large_logits_are_exact_and_half_precision_is_computed_in_float32(dtype):
     logits = jnp.array([[1e4, 1e4 - 8.0, -1e4]], dtype)
@@ -283,6 +287,7 @@ def test_probabilities_of_0_and_1_have_finite_losses_and_gradients_that_point_th
     np.testing.assert_allclose(slope, [[-1e7, 0], [-1, 0]], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_class_ruled_out_by_an_infinite_logit_costs_nothing():
     logits = jnp.array([[1.0, 2.0, -jnp.inf]])
     expected = log_softmax([1.0, 2.0])
@@ -293,6 +298,7 @@ def test_a_class_ruled_out_by_an_infinite_logit_costs_nothing():
     assert losses.kl_divergence(jnp.array([[0.0, -jnp.inf]]), np.array([[1.0, 0.0]])).item() == 0
 
 
+@pytest.mark.slow
 def test_vectors_of_zeros_are_at_distance_1_with_a_finite_gradient():
     value, slope = value_and_grad(losses.cosine_distance, jnp.zeros((1, 3)), np.ones((1, 3)))
     assert value == 1
@@ -388,6 +394,7 @@ def test_rows_rounded_to_half_precision_still_sum_to_1(dtype):
     assert losses.softmax_cross_entropy(jnp.zeros((1, 3)), thirds).shape == (1,)
 
 
+@pytest.mark.slow
 def test_empty_batches_have_no_losses():
     for name in ALL:
         prediction, target = (a[:0] for a in ALL[name]((4, 3)))

@@ -118,6 +118,7 @@ def test_r_squared_does_not_depend_on_the_unit(scale):
     np.testing.assert_allclose(value, sk.r2_score(target, guess), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.0, 1.0, 0.1, -1000.0, 1e7])
 def test_r_squared_of_constant_targets_is_1_without_error_and_0_with(level):
     target = np.full(50, level, np.float32)
@@ -146,6 +147,7 @@ def test_one_hot_targets_are_the_same_as_labels():
             np.testing.assert_array_equal(score(metric, outputs, rows), score(metric, outputs, targets))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_top_k_takes_equal_outputs_in_order(k):
     outputs = np.zeros((4, 4), np.float32)
@@ -234,6 +236,7 @@ def test_tokens_count_one_by_one_with_weights_for_examples_or_tokens(name):
         np.testing.assert_allclose(score(metric, outputs, targets, weights), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mean_squared_error", "r_squared"])
 def test_the_last_axis_of_a_regression_holds_outputs(name):
     metric, _, oracle = ROWS[name]
@@ -255,6 +258,7 @@ def test_sums_are_float32_of_half_precision_and_float64_under_x64(name):
         assert {a.dtype for a in jax.tree.leaves(double)} == {jnp.dtype("float64")}
 
 
+@pytest.mark.slow
 def test_counts_in_half_precision_do_not_stop_at_256():
     outputs = jnp.ones((1000, 2), jnp.bfloat16).at[:, 0].set(0)
     assert score(metrics.accuracy, outputs, np.ones(1000, int)) == 1

@@ -37,6 +37,7 @@ def test_a_network_is_its_function():
     close(y, dense["head"](jnp.concatenate([dense["encoder"](X), X**2], -1)) * dense["encoder"](-X))
 
 
+@pytest.mark.slow
 def test_a_network_of_layers_in_a_row_starts_as_serial():
     named = layers.serial(layers.named("a", layers.dense(4)), layers.named("b", layers.dense(2)))
     model = layers.network(lambda x, a, b: b(a(x)), a=layers.dense(4), b=layers.dense(2))
@@ -142,6 +143,7 @@ def test_errors_inside_a_network_name_the_path():
 # ---- condition -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_condition_takes_one_layer_and_leaves_the_other_as_it_was():
     model = layers.condition(lambda x: x[0, 0] > 0, BLOCK, layers.serial(layers.dense(6), layers.batch_norm()))
     params, state = model.init(KEY, X)
@@ -154,6 +156,7 @@ def test_a_condition_takes_one_layer_and_leaves_the_other_as_it_was():
         close(new[other], state[other])
 
 
+@pytest.mark.slow
 def test_each_layer_of_a_condition_draws_by_its_own_name():
     model = layers.condition(lambda x: x[0, 0] > 0, layers.dropout(0.5), layers.dropout(0.5))
     for sign, taken in ((1.0, "on_true"), (-1.0, "on_false")):
@@ -282,6 +285,7 @@ def test_shared_is_the_same_layer_again():
     close(model.apply(params, {}, X)[0], expected)
 
 
+@pytest.mark.slow
 def test_shared_threads_state_and_draws_anew():
     model = layers.shared(layers.serial(layers.batch_norm(momentum=0.5), layers.dropout(0.5)), 2)
     params, state = model.init(KEY, X)
@@ -297,6 +301,7 @@ def test_shared_threads_state_and_draws_anew():
     assert 0.15 < float(((y == 0) & dropped).mean()) < 0.35
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_its_members_side_by_side():
     model = layers.ensemble(BLOCK, 3)
     params, state = model.init(KEY, X)

@@ -156,6 +156,7 @@ def masked(s, mask):
     return jax.nn.softmax(jnp.where(mask, s, -jnp.inf))
 
 
+@pytest.mark.slow
 def test_masks_do_no_harm():
     s = jnp.ones((2, 3))
     assert find(masked, s, MASK) is None
@@ -468,6 +469,7 @@ def test_the_path_of_a_layer(name, way):
     assert found.iterations == ((0,) if "repeat" in name else ())
 
 
+@pytest.mark.slow
 def test_the_time_step_of_a_recurrent_layer():
     cell = layers.elman_cell(1, activation=jnp.exp)
     model = layers.serial(layers.named("memory", layers.recurrent(cell)), layers.dense(1))
@@ -536,6 +538,7 @@ def test_a_good_step_is_no_finding(vision):
     assert find(jax.jit(trainer.step), state, IMAGES) is None
 
 
+@pytest.mark.slow
 def test_the_layer_of_a_huge_weight(vision):
     trainer, state = vision
     x, y = IMAGES
@@ -556,6 +559,7 @@ def test_a_weight_that_is_nan(vision):
     assert (found.kind, found.count) == ("NaN", 1)
 
 
+@pytest.mark.slow
 def test_data(vision):
     trainer, state = vision
     x, y = IMAGES
@@ -565,7 +569,9 @@ def test_data(vision):
     assert (found.operation, found.path, found.kind) == ("square", "deep/batch_norm_0", "infinity")
 
 
-@pytest.mark.parametrize("optimizer", [optax.adam(1e30), optax.sgd(1e30)], ids=["adam", "sgd"])
+@pytest.mark.parametrize(
+    "optimizer", [pytest.param(optax.adam(1e30), marks=pytest.mark.slow), optax.sgd(1e30)], ids=["adam", "sgd"]
+)
 def test_a_learning_rate_that_is_far_too_large(optimizer):
     trainer, state = trained(convolutional(), IMAGES, optimizer, 5)
     found = find(trainer.step, state, IMAGES)
@@ -587,6 +593,7 @@ def test_the_block_of_a_transformer():
     assert found.iterations == (1,)
 
 
+@pytest.mark.slow
 def test_the_optimizer_has_no_layer():
     line = training.supervised(layers.dense(1), losses.squared_error, optax.adam(1e-3))
     batch = jnp.full((2, 1), 1e-5), jnp.full((2, 1), 1e25)
@@ -596,6 +603,7 @@ def test_the_optimizer_has_no_layer():
     assert (found.operation, found.path, found.is_backward) == ("integer_pow", "", False)
 
 
+@pytest.mark.slow
 def test_micro_batches():
     model = layers.serial(layers.dense(3), layers.named("bad", layers.function(lambda x: x / (x - x))))
     trainer = training.supervised(model, losses.softmax_cross_entropy, optax.sgd(0.1), micro_batch_size=2)

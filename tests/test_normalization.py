@@ -245,6 +245,7 @@ def test_a_mean_far_from_zero_costs_groups_no_digits(mean):
     np.testing.assert_allclose(y, exact(x, 1e-5, 1), atol=abs(mean) * 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_groups_of_half_precision_are_normalised_in_float32_and_rounded_once(dtype):
     x = jnp.asarray(np.random.default_rng(0).normal(60, 20, (2, 900, 64)), dtype)

@@ -123,6 +123,7 @@ def test_the_supervised_objective_by_hand():
         assert float(aux.penalty) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_losses_that_layers_put_into_their_state_count_in_training_alone():
     inner = layers.serial(
         layers.dense(2), noisy_loss_layer(0.25), layers.named("deep", layers.serial(noisy_loss_layer(2.0)))
@@ -182,6 +183,7 @@ def two_terms(batch_weights=None):
     return training.Objective(init, loss)
 
 
+@pytest.mark.slow
 def test_terms_of_different_lengths_are_summed_and_each_is_logged():
     batch = {"inner": np.linspace(0, 1, 7, dtype=np.float32), "edge": np.array([0.0, 1.0], np.float32)}
     line = training.trainer(two_terms(), optax.sgd(0.1))
@@ -241,6 +243,7 @@ def test_what_a_loss_may_not_return(returned, error, message):
         line.evaluate(line.init(KEY, X), X)
 
 
+@pytest.mark.slow
 def test_a_loss_may_draw_from_its_key_and_change_its_state():
     def init(key, batch):
         return {"a": jax.random.normal(key, ())}, {"calls": jnp.zeros((), jnp.int32)}

@@ -85,6 +85,7 @@ def test_a_full_disk_harms_nobody():
     np.testing.assert_array_equal(result.history["loss"], whole.history["loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_terminal", [False, True])
 def test_a_pipe_that_nobody_reads_from_harms_nobody(monkeypatch, is_terminal):
     whole = training.fit(plain(0.1), (X, Y), **OPTIONS)

@@ -73,6 +73,7 @@ def test_what_is_not_frozen_moves_as_in_a_run_of_it_alone():
     )
 
 
+@pytest.mark.slow
 def test_what_no_gradient_needs_is_not_computed():
     model = layers.serial(layers.named("encoder", layers.dense(256)), layers.tanh, layers.dense(1))
     x, y = jnp.ones((64, 256)), jnp.ones((64, 1))
@@ -141,6 +142,7 @@ def test_the_average_is_that_of_the_params_after_each_step_and_is_evaluated():
     np.testing.assert_allclose(result.history["validation_loss"][-1], expected["loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_average_and_what_is_frozen_go_together():
     for optimizer in (
         training.freeze(training.averaged(optax.sgd(0.1), 0.5), "dense_0/*"),

@@ -135,6 +135,7 @@ def test_lp_pool_is_that_of_pytorch_for_all_arguments(torch, case, p):
     agrees_with_the_norm_of_pytorch(torch, case, p)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 6, 3), (2, 6, 7, 3)])
 def test_lp_pool_of_positive_elements_is_the_layer_of_pytorch(torch, shape):
     x = np.random.default_rng(0).uniform(0.1, 2, shape).astype(np.float32)
@@ -215,6 +216,7 @@ def test_blur_pool_is_what_it_says(size, shape, strides):
     np.testing.assert_allclose(np.float64(apply(half)), exact, rtol=2**-8, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_blur_pool_and_its_gradient_are_a_convolution_of_pytorch(torch, size):
     x = np.random.default_rng(0).normal(size=(2, 7, 8, 3)).astype(np.float32)

@@ -63,7 +63,12 @@ PATHS = {
 }
 
 
-@pytest.mark.parametrize("path", PATHS)
+EVERYDAY = ("line", "whole", "rows", "groups", "depthwise", "chunks", "slabs", "slabs of a line")
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=[] if path in EVERYDAY else [pytest.mark.slow]) for path in PATHS]
+)
 def test_every_path_of_conv_has_the_values_and_derivatives_of_plain_convolution(monkeypatch, x64, path):
     shape, kernel_shape, strides, padding, dilation, groups, bounds = PATHS[path]
     for name, bound in zip(("_ROW_WIDTH", "_WHOLE_BYTES", "_CHUNK_BYTES"), bounds, strict=True):

@@ -13,7 +13,9 @@ import funcnn
 
 ROOT = Path(funcnn.__file__).parent
 # What the layers are built from, not what networks are built from: documented, but without an example for each name.
-FOUNDATION = {f"funcnn.{name}" for name in ("checks", "core", "primitives", "spatial", "stacks", "targets", "trees")}
+FOUNDATION = {
+    f"funcnn.{name}" for name in ("checks", "core", "disk", "primitives", "spatial", "stacks", "targets", "trees")
+}
 
 MODULES = {name: importlib.import_module(name) for _, name, _ in pkgutil.walk_packages(funcnn.__path__, "funcnn.")}
 PACKAGES = {name: module for name, module in MODULES.items() if hasattr(module, "__path__")}

@@ -279,6 +279,7 @@ def test_the_whole_is_its_pieces_and_its_steps(cell):
     close(carry, last)
 
 
+@pytest.mark.slow
 @every_cell
 def test_no_carry_is_zeros(cell):
     cell, x = CELLS[cell](3, **SPREAD), random(2, 2)
@@ -289,6 +290,7 @@ def test_no_carry_is_zeros(cell):
     close(outputs(cell, params, (zeros, x)), alone, 0)
 
 
+@pytest.mark.slow
 def test_a_given_carry_is_taken_in_the_dtype_of_the_input():
     layer, x = layers.recurrent(layers.lstm_cell(3), return_carry=True), jnp.ones((2, 4, 2), jnp.bfloat16)
     params = made(layer, x)
@@ -314,6 +316,7 @@ def test_each_gate_begins_orthogonal_and_with_the_fans_of_a_layer_alone():
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 1, 0, 1, 1], [0, 0, 0, 0, 0]], bool)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
 def test_what_is_masked_is_as_if_it_were_not_there(reverse):
     x = random(4, 5, 2)
@@ -355,6 +358,7 @@ def test_lengths_are_a_mask_and_gradients_of_the_padding_are_zero():
     np.testing.assert_array_equal(y["x"][~mask], 0)
 
 
+@pytest.mark.slow
 def test_zero_steps_no_examples_and_one_give_what_they_should():
     start = jnp.full((2, 3), 0.5)
     layer = layers.recurrent(layers.gru_cell(3), return_carry=True)
@@ -370,6 +374,7 @@ def test_zero_steps_no_examples_and_one_give_what_they_should():
     close(outputs(last, params, x[:1]), outputs(last, params, x)[:1])
 
 
+@pytest.mark.slow
 def test_lengths_that_are_not_known_mean_all_steps_or_none():
     x = random(2, 4, 2)
     layer = layers.recurrent(layers.gru_cell(3))
@@ -382,6 +387,7 @@ def test_lengths_that_are_not_known_mean_all_steps_or_none():
 # ---- both directions, names, cells of one's own ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_both_directions_are_two_layers_whose_outputs_are_joined_or_added():
     x, cells = random(2, 5, 2), (layers.gru_cell(3), layers.elman_cell(3))
     joined = layers.bidirectional(*cells)
@@ -437,6 +443,7 @@ def test_a_cell_is_any_layer_from_carry_and_x_to_carry_and_y():
     close(outputs(each_step, params, x), outputs(layers.dense(4), params["parallel_0"]["dense_0"], x))
 
 
+@pytest.mark.slow
 def test_each_step_has_a_key_of_its_own_and_the_state_of_the_one_before():
     x = jnp.ones((2, 50, 3))
     noisy = layers.recurrent(layers.parallel(layers.identity, layers.dropout(0.5)))

@@ -195,6 +195,7 @@ def test_a_warm_start_keeps_params_and_optimizer():
     assert any(np.any(leaf) for leaf in jax.tree.leaves(result.state.opt_state))
 
 
+@pytest.mark.slow
 def test_columns_of_the_history_may_be_arrays():
     line = training.supervised(
         layers.dense(3), losses.softmax_cross_entropy, optax.sgd(0.1), metrics={"table": metrics.confusion_matrix(3)}

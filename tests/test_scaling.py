@@ -25,6 +25,7 @@ def close(found, expected, rtol=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-7), found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss_scale", ["dynamic", *(pytest.param(n, marks=pytest.mark.slow) for n in (1024.0, 3))])
 @pytest.mark.parametrize("micro", [None, pytest.param(5, marks=pytest.mark.slow)])
 def test_in_float32_it_changes_nothing(loss_scale, micro):
@@ -75,6 +76,7 @@ def test_a_step_with_gradients_too_large_leaves_everything_and_halves_the_scale(
     np.testing.assert_allclose(state.params, 1 - 0.01, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_grows_after_a_long_time(monkeypatch):
     monkeypatch.setattr(training.scaling, "_PERIOD", 3)
     line = made("dynamic")

@@ -35,6 +35,7 @@ def test_where_all_is_known_it_is_optaxs(name):
     np.testing.assert_allclose(jax.vmap(ours(**given))(COUNTS), jax.vmap(theirs(**given))(COUNTS), rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_other_forms_are_optaxs():
     for ours, theirs in (
         (

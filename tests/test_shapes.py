@@ -160,6 +160,7 @@ def test_patches_are_the_windows_of_numpy_for_all_arguments(data, rank):
     agrees_with_numpy((data.draw(st.integers(1, 2)), *sizes, data.draw(st.integers(1, 3))), size, strides)
 
 
+@pytest.mark.slow
 def test_a_dense_layer_over_patches_is_a_convolution():
     x = np.random.default_rng(0).normal(size=(2, 8, 9, 3)).astype(np.float32)
     conv = layers.conv(5, (2, 3), strides=(2, 3), padding="VALID")

@@ -15,6 +15,7 @@ def dropped(rate, x, key=KEY):
     return layers.dropout(rate).apply({}, {}, x, key=key, training=True)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_the_rate_is_that_of_dropping_and_what_is_kept_is_scaled(rate):
     y = dropped(rate, jnp.full((400, 500), 3.0))

@@ -163,6 +163,7 @@ def test_a_second_fit_compiles_nothing(compilations):
     assert len(compilations) == before
 
 
+@pytest.mark.slow
 def test_it_says_why_it_ended(capsys):
     result = training.fit(TRAINER, TRAIN, key=KEY, **OPTIONS)
     best = result.history["validation_loss"].min()

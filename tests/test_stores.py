@@ -482,6 +482,7 @@ def test_a_disk_that_fills_up_at_any_size(saved, whole, tmp_path):
     assert "full" in outcomes
 
 
+@pytest.mark.slow
 def test_a_folder_that_may_not_be_written_to(saved):
     script = """
         import os, sys, test_stores

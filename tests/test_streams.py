@@ -82,13 +82,14 @@ def whole():
 @pytest.mark.parametrize("every", [None, 1, 2])
 @pytest.mark.parametrize(
     "source",
-    [batches, Loader(), numbered(), numbered().to_iter_dataset()],
+    [batches, pytest.param(Loader(), marks=pytest.mark.slow), numbered(), numbered().to_iter_dataset()],
     ids=["function", "loader", "grain map", "grain iter"],
 )
 def test_a_stream_of_the_batches_is_the_run_on_the_arrays(whole, source, every):
     assert_same_bytes(fit(source, TRAINER, epochs=3, validation=HELD_OUT, every=every), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_where_pieces_are_cut_changes_nothing(whole, monkeypatch, size):
     monkeypatch.setattr(streams, "_BATCHES", size)
@@ -115,6 +116,7 @@ def test_epochs_of_so_many_steps_are_counted_across_passes():
     assert fit(steps=6, steps_per_epoch=5).history["loss"].shape == (2,)
 
 
+@pytest.mark.slow
 def test_passes_may_differ_in_length():
     lengths = iter([2, 3, 1])
 
@@ -250,6 +252,7 @@ def test_a_smaller_batch_may_be_smaller_in_one_array_alone():
     np.testing.assert_allclose(result.state.params["slope"], slope, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_precision_is_that_of_the_caller():
     with jax.enable_x64(True):
         result = fit(iter([(X[:8].astype(np.float64), Y[:8])]), epochs=1)
@@ -269,6 +272,7 @@ def test_evaluate_reads_a_stream():
         training.evaluate(PLAIN, state, numbered().repeat())
 
 
+@pytest.mark.slow
 def test_evaluate_waits_for_a_piece_before_its_memory_is_used_again(monkeypatch):
     monkeypatch.setattr(streams, "_BATCHES", 1)
     model = layers.serial(layers.dense(512), layers.relu, layers.dense(512), layers.relu, layers.dense(1))
@@ -393,6 +397,7 @@ def test_a_batch_that_cannot_be_used_ends_it_with_the_state_before(batch, messag
     assert_same_bytes(caught.value.result.state, fit(GOOD, epochs=3, batch_size=8, shuffle=False).state)
 
 
+@pytest.mark.slow
 def test_smaller_batches_are_of_one_size():
     one, two, three = ((X[:n], Y[:n]) for n in (8, 3, 2))
     result = fit(iter([one, two, one, two]), steps=4)
@@ -401,6 +406,7 @@ def test_smaller_batches_are_of_one_size():
         fit(iter([one, two, one, three]), steps=4)
 
 
+@pytest.mark.slow
 def test_a_stream_that_is_too_short_says_so():
     with pytest.raises(training.StreamError, match="expected a stream of 9 batches, got the end after 4") as caught:
         fit(iter(batches()), steps=9)

@@ -331,6 +331,7 @@ def test_events_hold_all_members():
     assert events[-1].state.params["kernel"].shape == (2, 5, 3)
 
 
+@pytest.mark.slow
 def test_progress_shows_the_median_of_the_members(capsys):
     training.sweep(plain, jnp.array([0.1, 1e38, 0.2]), TRAIN, key=KEY, epochs=2)
     assert "median loss " in capsys.readouterr().err

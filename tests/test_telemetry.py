@@ -113,6 +113,7 @@ def test_it_ends_where_the_run_ends(whole):
     np.testing.assert_array_equal(fitted.telemetry["gradient_norm"], norms[:6])
 
 
+@pytest.mark.slow
 def test_it_shows_how_a_run_went_bad():
     wild = training.supervised(
         layers.dense(1), losses.squared_error, optax.sgd(1e9), telemetry={"norm": training.gradient_norm}
@@ -158,6 +159,7 @@ def test_the_gradient_is_that_of_the_whole_batch_and_unscaled(whole, options):
     )
 
 
+@pytest.mark.slow
 def test_what_is_frozen_has_no_updates():
     optimizer = training.freeze(optax.sgd(0.1), "dense_0/**")
     frozen = training.supervised(

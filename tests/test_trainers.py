@@ -124,6 +124,7 @@ def test_a_step_with_weights_by_hand():
     assert int(after.step) == 1
 
 
+@pytest.mark.slow
 def test_a_row_of_weight_zero_is_no_row():
     line = training.supervised(MLP, losses.softmax_cross_entropy, optax.adam(0.1), {"accuracy": metrics.accuracy})
     w = np.ones(N, np.float32)
@@ -238,6 +239,7 @@ def test_reduce_on_plateau_is_given_the_loss():
     assert scale == expected < 1
 
 
+@pytest.mark.slow
 def test_an_optimizer_is_given_value_gradient_and_a_function_of_params():
     seen = {}
 

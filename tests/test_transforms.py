@@ -21,6 +21,7 @@ def close(found, expected, rtol=1e-5):
 # ---- reparametrized, with_initializers, remat ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_layer_is_computed_with_a_function_of_its_params_and_trained_through_it():
     layer = layers.reparametrized(layers.dense(3), lambda p: trees.replace(p, {"kernel": jnp.exp}))
     params, state = layer.init(KEY, X)
@@ -115,6 +116,7 @@ def test_remat_changes_no_value_and_keeps_less():
     assert "remat" in text or "checkpoint" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -172,6 +174,7 @@ def test_what_is_frozen_is_not_trained_and_not_even_there_for_the_optimizer():
     assert not np.allclose(after.params["dense_0"]["kernel"], before.params["dense_0"]["kernel"])
 
 
+@pytest.mark.slow
 def test_what_is_frozen_computes_as_at_rest_and_lets_gradients_through():
     frozen = layers.frozen(MODEL)
     params, state = frozen.init(KEY, X)
@@ -187,6 +190,7 @@ def test_what_is_frozen_computes_as_at_rest_and_lets_gradients_through():
 # ---- mixed precision -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compute", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_mixed_precision_computes_in_one_dtype_and_keeps_another(compute):
     seen = []
@@ -206,6 +210,7 @@ def test_mixed_precision_computes_in_one_dtype_and_keeps_another(compute):
     assert not np.array_equal(y, plain)
 
 
+@pytest.mark.slow
 def test_tokens_come_out_of_an_embedding_in_the_dtype_of_computation():
     seen = []
     spy = layers.function(lambda x: (seen.append(x.dtype), x)[1])
@@ -348,6 +353,7 @@ def test_children_named_as_the_parts_of_a_normed_weight_are_children():
     close(layer.apply(params, state, X)[0], inside.apply(*inside.init(KEY, X), X)[0])
 
 
+@pytest.mark.slow
 def test_spectral_norm_is_its_formula_while_training():
     epsilon = 2.0  # more than any length here, so that it counts
     inside = layers.serial(layers.dense(4), layers.batch_norm(), layers.dropout(0.3))
@@ -406,6 +412,7 @@ def test_spectral_norm_makes_the_largest_singular_value_one():
 # ---- one inside the other --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_mixed_precision_takes_side_inputs_along_and_hands_them_on():
     layer = layers.mixed_precision(layers.attention(2, cross=True))
     given = {"x": X[None], "context": 2 * X[None]}
@@ -415,6 +422,7 @@ def test_mixed_precision_takes_side_inputs_along_and_hands_them_on():
     np.testing.assert_array_equal(y["context"], given["context"])
 
 
+@pytest.mark.slow
 def test_mixed_precision_of_a_normed_weight():
     layer = layers.mixed_precision(layers.spectral_norm(layers.dense(4)))
     params, state = layer.init(KEY, X)
@@ -537,6 +545,7 @@ def test_stacked_weights_have_a_largest_singular_value_each():
         np.testing.assert_allclose(sigma, np.linalg.svd(weight)[1][..., 0], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_vector_is_no_matrix_however_many_are_stacked():
     with pytest.raises(ValueError, match="at least 2 axes"):
         layers.lora(layers.repeat(layers.dense(6), 4), rank=2, where="**/bias").init(KEY, X)
@@ -551,6 +560,7 @@ def attending():
     return layers.attention(2), jnp.asarray(RNG.normal(size=(2, 3, 4)), jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [BOTH, list(BOTH)])
 def test_several_patterns_name_the_weights_together(where):
     layer, x = attending()

@@ -325,6 +325,7 @@ def test_whatever_fails_the_old_file_stays(saved, monkeypatch, call):
     assert os.listdir(saved.parent) == [saved.name]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_leaves_what_was_there(saved):
     script = f"""
         import resource, signal
