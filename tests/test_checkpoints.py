@@ -304,6 +304,20 @@ def test_more_passes_are_what_they_would_have_been(tmp_path):
     assert digest(longer) == digest(fit("passes", epochs=11))
 
 
+def test_a_key_of_another_kind_is_refused(begun):
+    for resume in (True, "changed"):
+        with pytest.raises(training.ResumeError, match=r"expected keys of the kinds .*threefry2x32.*, got .*rbg"):
+            again(begun, key=jax.random.key(0, impl="rbg"), resume=resume)
+
+
+@pytest.mark.slow
+def test_an_epoch_that_was_begun_keeps_its_steps(tmp_path):
+    """Rows of the history are epochs, and what is counted in steps would end too early."""
+    fit("steps", tmp_path, until=12)
+    with pytest.raises(training.ResumeError, match=r"expected epochs of 4 steps, as .*, got 5; where a run is counted"):
+        fit("steps", tmp_path, batch_size=10, resume="changed")
+
+
 @pytest.mark.slow
 def test_fewer_epochs_than_were_run_are_refused(copied):
     with pytest.raises(
@@ -457,6 +471,14 @@ def test_the_state_right_before_is_saved_whatever_the_chunks(tmp_path):
     found = checkpoints.load(tmp_path)
     assert found.step == caught.value.step == int(caught.value.result.state.step)
     assert digest(found.state.params) == digest(caught.value.result.state.params)
+    # An epoch that was begun ends as it was begun.
+    with pytest.raises(training.ResumeError, match=r"expected epochs of 10 steps, .*, in the middle of one, got 5"):
+        training.fit(
+            trainer,
+            (x, Y),
+            checkpoint=checkpoints.directory(tmp_path),
+            **options | {"batch_size": 10, "resume": "changed"},
+        )
     # The natural cure.
     more = {**options, "on_nonfinite": "skip", "resume": "changed"}
     result = training.fit(trainer, (x, Y), checkpoint=checkpoints.directory(tmp_path), **more)

@@ -33,6 +33,7 @@ class Plan(NamedTuple):
     streams: bool = False  # whether the batches of a piece are at hand, and not all data
     is_rest: bool = False  # whether this piece is the smaller last batch
     skips_nonfinite: bool = False  # whether a step whose numbers went bad is as if it had not been
+    counts_steps: bool = False  # whether the length of the run was given in steps
 
     @property
     def full(self) -> int:
@@ -90,7 +91,8 @@ def planned(
         size = 0 if batch_size is None or batch_size >= examples else batch_size
         epoch_steps = 1 if size == 0 else examples // size if drop_last else -(-examples // size)
     total = _total(where, epochs, steps, epoch_steps)
-    return Plan(source, examples, size, epoch_steps, total, shuffle, stops_at_nonfinite, monitor), arrays
+    plan = Plan(source, examples, size, epoch_steps, total, shuffle, stops_at_nonfinite, monitor)
+    return plan._replace(counts_steps=epochs is None), arrays
 
 
 def _expect_draws(where: str, function: Any) -> None:
@@ -161,7 +163,8 @@ def streamed(
     except BaseException:
         reader.close()
         raise
-    return Plan(None, 0, size, epoch_steps, total, False, stops_at_nonfinite, monitor, True), reader, buffer
+    plan = Plan(None, 0, size, epoch_steps, total, False, stops_at_nonfinite, monitor, True)
+    return plan._replace(counts_steps=epochs is None), reader, buffer
 
 
 def _expect_one(where: str, epochs: int | None, steps: int | None) -> None:

@@ -145,9 +145,14 @@ def going_on(run: Driver, keeper: Keeper, found: Found, like: Carry, identity: I
     carry = _restored(where, like, found.leaves, taken, _growing(run.rows_axis), reasons_of(was, now))
     if not is_changed:
         expect_same(run.name, keeper, was, now, identity.step)
-    elif offset and was.get("steps_per_epoch") != now["steps_per_epoch"]:
-        fix = "resume it as it was to the end of the epoch first"
-        raise ResumeError(f"{where}: expected the steps of an epoch to stay the same in the middle of one; {fix}")
+    elif was.get("steps_per_epoch") != now["steps_per_epoch"]:
+        what = f"epochs of {was.get('steps_per_epoch')} steps, as it was begun with"
+        if plan.counts_steps:
+            fix = "where a run is counted in steps keep the size of its batches, or count it in epochs"
+            checks.fail(where, what, str(now["steps_per_epoch"]), fix, ResumeError)
+        if offset:
+            fix = "resume it as it was to the end of the epoch first"
+            checks.fail(where, f"{what}, in the middle of one", str(now["steps_per_epoch"]), fix, ResumeError)
     if is_changed:
         carry = carry._replace(watch=_more_patient(plan.monitor, carry.watch))
     number = epoch * plan.epoch_steps + offset
