@@ -49,7 +49,7 @@ def places(jaxpr: Any, around: Place) -> list[Place]:
         alone = is_transposed or (any(read) and all(back))
         _read(readers, equation.invars, is_transposed or (alone and (scopes, line)))
         # Of what holds a jaxpr each output tells where what leads to it belongs.
-        is_backward = is_transposed if _holds_a_jaxpr(equation) else alone
+        is_backward = is_transposed if holds_a_jaxpr(equation) else alone
         source = _source(line) or around.source
         found.append(
             Place(around.scopes + scopes, around.is_backward or is_backward, source, around.iterations, tuple(back))
@@ -71,7 +71,8 @@ def computed(equation: Any, values: list[Any]) -> list[Any]:
     return list(outputs) if primitive.multiple_results else [outputs]
 
 
-def _holds_a_jaxpr(equation: Any) -> bool:
+def holds_a_jaxpr(equation: Any) -> bool:
+    """Whether an operation is a program of its own that is known how to look into."""
     return equation.primitive.name in (*_CALLS, "cond", "scan", "while")
 
 

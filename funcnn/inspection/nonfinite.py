@@ -84,7 +84,7 @@ def first_nonfinite(f: Callable[..., Any], *args: Any) -> NonFinite | None:
     order = itertools.count()
     given = [
         _given(path, leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf, aval.dtype), order)
-        for (path, leaf), aval in zip(_leaves(f, args), jaxpr.in_avals, strict=True)
+        for (path, leaf), aval in zip(leaves_of(f, args), jaxpr.in_avals, strict=True)
     ]
     with jax.debug_nans(False), jax.debug_infs(False):
         outputs = _evaluated(jaxpr, given, Place(), order)
@@ -98,7 +98,7 @@ def first_nonfinite(f: Callable[..., Any], *args: Any) -> NonFinite | None:
     return found and found.finding
 
 
-def _leaves(f: Callable[..., Any], args: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+def leaves_of(f: Callable[..., Any], args: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     """The leaves of the arguments, with paths that begin with the name that ``f`` gives to the argument."""
     try:
         bound = inspect.signature(f).bind(*args).arguments

@@ -1,0 +1,229 @@
+"""One pass forward through the operations of a jaxpr, and one back: every value, every gradient, and what each sent."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Literal
+
+from funcnn import checks
+from funcnn.inspection.equations import Place, computed, opened, places
+
+ARGUMENT, CONSTANT, OUTPUT, LAYER = "argument", "constant", "output", "layer"
+"""What stands as the operation where there is none: a value was given, written down, is one of several that came, or
+the whole of a layer made it."""
+
+
+class Slot(NamedTuple):
+    """A place in a program that holds a value: ``inputs`` are the numbers of others before it.
+
+    ``equation`` computes it; of an equation with several outputs, what it holds is a tuple, and ``output`` says which
+    of them stands in a slot of its own. ``value`` is that of a constant, and ``within`` the operations of a layer.
+    """
+
+    operation: str
+    inputs: tuple[int, ...] = ()
+    equation: Any = None
+    output: int | None = None
+    value: Any = None
+    place: Place = Place()
+    within: Any = None
+
+
+class Traced(NamedTuple):
+    """A program: ``slots`` in an order in which they can be computed, those of the ``outputs``, and names of slots."""
+
+    slots: tuple[Slot, ...]
+    outputs: tuple[int, ...]
+    names: dict[Any, tuple[int, ...]]
+
+
+class Passed(NamedTuple):
+    """What both passes gave, by slot; ``sent`` goes with its inputs, and is ``None`` where nothing can be sent."""
+
+    values: list[Any]
+    gradients: list[Any]
+    sent: list[tuple[Any, ...]]
+
+
+# ---- a jaxpr as slots ------------------------------------------------------------------------------------------------
+
+
+def traced(closed: Any, names: Sequence[str], around: Place = Place()) -> Traced:  # noqa: B008 (it is a constant)
+    """A jaxpr, closed or not, whose arguments have these names, with an empty one for those that have none."""
+    jaxpr, constants = opened(closed)
+    slots: list[Slot] = []
+    held: dict[Any, int] = {}
+    named: dict[str, tuple[int, ...]] = {}
+
+    def add(slot: Slot) -> int:
+        slots.append(slot)
+        return len(slots) - 1
+
+    def call(name: str, number: int) -> None:
+        if number not in named.get(name, ()):
+            named[name] = (*named.get(name, ()), number)
+
+    for variable, name in zip(jaxpr.invars, names, strict=True):
+        held[variable] = add(Slot(ARGUMENT))
+        if name:
+            call(name, held[variable])
+    constant_of = dict(zip(jaxpr.constvars, constants, strict=True))
+    for equation, place in zip(jaxpr.eqns, places(jaxpr, around), strict=True):
+        inputs: list[int] = []
+        for variable in equation.invars:
+            if isinstance(variable, Literal):
+                inputs.append(add(Slot(CONSTANT, value=variable.val, place=place)))
+                continue
+            if variable in constant_of and variable not in held:
+                held[variable] = add(Slot(CONSTANT, value=constant_of[variable]))
+            inputs.append(held[variable])
+        if equation.primitive.name == "name":  # says what something is called, and does nothing
+            held[equation.outvars[0]] = inputs[0]
+            call(equation.params["name"], inputs[0])
+            continue
+        number = add(Slot(_called(equation), tuple(inputs), equation, place=place))
+        if len(equation.outvars) == 1:
+            held[equation.outvars[0]] = number
+            continue
+        for i, variable in enumerate(equation.outvars):
+            if type(variable).__name__ != "DropVar":
+                held[variable] = add(Slot(OUTPUT, (number,), output=i, place=place))
+    outputs: list[int] = []
+    for variable in jaxpr.outvars:
+        if isinstance(variable, Literal):
+            outputs.append(add(Slot(CONSTANT, value=variable.val)))
+            continue
+        if variable not in held:
+            held[variable] = add(Slot(CONSTANT, value=constant_of[variable]))
+        outputs.append(held[variable])
+    return Traced(tuple(slots), tuple(outputs), named)
+
+
+def _called(equation: Any) -> str:
+    """What an operation is called: what holds a function, by the name of that."""
+    name = equation.params.get("name")
+    if isinstance(name, str) and name and not name.startswith("<"):
+        return name.lstrip("_")
+    inner = equation.params.get("call_jaxpr", equation.params.get("jaxpr"))
+    if equation.primitive.name in ("custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint", "closed_call"):
+        info = getattr(opened(inner)[0], "debug_info", None)
+        known = getattr(info, "func_name", "")
+        return known if known and not known.startswith("<") else equation.primitive.name
+    return equation.primitive.name
+
+
+# ---- the two passes --------------------------------------------------------------------------------------------------
+
+
+def passed(program: Traced, arguments: Sequence[Any], cotangents: Sequence[Any] | None) -> Passed:
+    """Both passes; without cotangents of the outputs the forward one alone. ``None`` is one of zeros."""
+    values: list[Any] = []
+    backs: list[Callable[[Any], Iterator[Any]] | None] = []
+    given = iter(arguments)
+    for slot in program.slots:
+        back = None
+        if slot.equation is not None:
+            value, back = _computed(slot, [values[i] for i in slot.inputs], cotangents is not None)
+        elif slot.output is not None:
+            value = values[slot.inputs[0]][slot.output]
+        else:
+            value = next(given) if slot.operation == ARGUMENT else jnp.asarray(slot.value)
+        values.append(value)
+        backs.append(back)
+    if cotangents is None:
+        nothing = [None] * len(values)
+        return Passed(values, nothing, [(None,) * len(slot.inputs) for slot in program.slots])
+    gradients = [jax.tree.map(_zeros, value) for value in values]
+    reached = [False] * len(values)
+    for number, cotangent in zip(program.outputs, cotangents, strict=True):
+        if cotangent is not None and gradients[number] is not None:
+            gradients[number], reached[number] = gradients[number] + cotangent, True
+    sent: list[tuple[Any, ...]] = [()] * len(values)
+    for number in reversed(range(len(values))):
+        slot = program.slots[number]
+        sent[number] = _sent(slot, values, gradients[number], reached[number], backs[number])
+        for i, share in zip(slot.inputs, sent[number], strict=True):
+            if share is None or not reached[number]:
+                continue
+            reached[i] = True
+            if slot.output is None:
+                gradients[i] = gradients[i] + share
+            else:
+                gradients[i] = tuple(share if k == slot.output else g for k, g in enumerate(gradients[i]))
+    return Passed(values, gradients, sent)
+
+
+def _zeros(value: Any) -> Any:
+    """Where a gradient begins: none for whole numbers, truths and keys."""
+    return jnp.zeros(jnp.shape(value), value.dtype) if _is_smooth(value) else None
+
+
+def _is_smooth(value: Any) -> bool:
+    return bool(jnp.issubdtype(value.dtype, jnp.inexact))
+
+
+def _computed(slot: Slot, operands: list[Any], goes_back: bool) -> tuple[Any, Any]:
+    """What an operation makes, and what takes the gradients of that to those of its operands."""
+    smooth = [i for i, operand in enumerate(operands) if _is_smooth(operand)]
+
+    def compute(*chosen: Any) -> tuple[list[Any], list[Any]]:
+        every = list(operands)
+        for i, operand in zip(smooth, chosen, strict=True):
+            every[i] = operand
+        outputs = computed(slot.equation, every)
+        return [output for output in outputs if _is_smooth(output)], outputs
+
+    if not smooth or not goes_back:
+        outputs = computed(slot.equation, operands)
+        return outputs[0] if len(outputs) == 1 else tuple(outputs), None
+    try:
+        _, pull, outputs = jax.vjp(compute, *(operands[i] for i in smooth), has_aux=True)
+    except (ValueError, NotImplementedError) as error:
+        raise _without_gradient(slot, error) from error
+
+    def back(gradients: Any) -> Iterator[Any]:
+        try:
+            shares = pull([g for g in gradients if g is not None])
+        except (ValueError, NotImplementedError) as error:
+            raise _without_gradient(slot, error) from error
+        each = dict(zip(smooth, shares, strict=True))
+        return (each.get(i) for i in range(len(operands)))
+
+    return outputs[0] if len(outputs) == 1 else tuple(outputs), back
+
+
+def _without_gradient(slot: Slot, error: Exception) -> Exception:
+    where = "/".join(slot.place.scopes) or "graph"
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    source = f" ({slot.place.source})" if slot.place.source else ""
+    return ValueError(
+        f"{where}: expected operations with a derivative in reverse, got {slot.operation}{source}: {first}; "
+        "pass gradients=False to see values alone"
+    )
+
+
+def _sent(slot: Slot, values: list[Any], gradient: Any, is_reached: bool, back: Any) -> tuple[Any, ...]:
+    """What a slot sends back to each of its inputs."""
+    if slot.output is not None:
+        return (gradient,)
+    if back is None:
+        return (None,) * len(slot.inputs)
+    if not is_reached:  # nothing comes of nothing
+        return tuple(jax.tree.map(_zeros, values[i]) for i in slot.inputs)
+    return tuple(back(gradient if isinstance(gradient, tuple) else (gradient,)))
+
+
+# ---- what is checked before ------------------------------------------------------------------------------------------
+
+
+# Nodes of a graph.
+_MOST = 100_000
+
+
+def expect_size(where: str, program: Traced) -> None:
+    """Raise where a graph has more nodes than anybody can look at, or the memory can hold."""
+    if len(program.slots) > _MOST:
+        fix = "put what repeats into jax.lax.scan or layers.repeat, which is one node that opens, or look at a part"
+        checks.fail(where, f"at most {_MOST:,} nodes", f"{len(program.slots):,}", fix)
