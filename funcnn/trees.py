@@ -66,8 +66,8 @@ def select(tree: Any, *patterns: str, where: str = "select") -> dict[str, Any]:
         ValueError: select: expected a pattern that matches a path, got 'dense0/*'; the nearest are 'dense_0/bias', ...
     """
     leaves = dict(_leaves(tree))
-    chosen = _chosen(where, list(leaves), patterns)
-    return {path: leaves[path] for path in sorted(leaves, key=_natural) if path in chosen}
+    wanted = chosen(where, list(leaves), patterns)
+    return {path: leaves[path] for path in sorted(leaves, key=_natural) if path in wanted}
 
 
 def mask(tree: Any, *patterns: str, where: str = "mask") -> Any:
@@ -87,8 +87,8 @@ def mask(tree: Any, *patterns: str, where: str = "mask") -> Any:
         {'dense_0': {'bias': False, 'kernel': True}}
     """
     names = [path for path, _ in _leaves(tree)]
-    chosen = _chosen(where, names, patterns)
-    return jax.tree.unflatten(jax.tree.structure(tree), [path in chosen for path in names])
+    wanted = chosen(where, names, patterns)
+    return jax.tree.unflatten(jax.tree.structure(tree), [path in wanted for path in names])
 
 
 def labels(tree: Any, rules: Mapping[str, Hashable], default: Hashable = None, where: str = "labels") -> Any:
@@ -112,7 +112,7 @@ def labels(tree: Any, rules: Mapping[str, Hashable], default: Hashable = None, w
     names = [path for path, _ in _leaves(tree)]
     found: dict[str, Hashable] = {}
     for pattern, label in rules.items():
-        for path in _chosen(where, names, (pattern,)):
+        for path in chosen(where, names, (pattern,)):
             found.setdefault(path, label)
     left = sorted(set(names) - set(found), key=_natural)
     if default is None and left:
@@ -195,7 +195,7 @@ def replace(tree: Any, rules: Mapping[str, Any]) -> Any:
     leaves = dict(_leaves(tree))
     new: dict[str, Any] = {}
     for pattern, value in rules.items():
-        for path in sorted(_chosen("replace", list(leaves), (pattern,)), key=_natural):
+        for path in sorted(chosen("replace", list(leaves), (pattern,)), key=_natural):
             if path in new:
                 _fail("replace", "one rule for each leaf", f"two for {path!r}", "make the patterns narrower")
             new[path] = value(leaves[path]) if callable(value) else value
@@ -232,7 +232,7 @@ def rename(tree: Any, rules: Mapping[str, str]) -> Any:
             _fail(
                 "rename", f"the wildcards of {old!r} in the new path", repr(target), "write the same in the same order"
             )
-        for path in _chosen("rename", list(leaves), (old,)):
+        for path in chosen("rename", list(leaves), (old,)):
             if new[path] != path:
                 _fail("rename", "one rule for each leaf", f"two for {path!r}", "make the patterns narrower")
             new[path] = _filled(target, _captured(old.split("/"), path.split("/")) or [])
@@ -333,15 +333,16 @@ def _segment(pattern: str, name: str) -> bool:
     return re.fullmatch(".*".join(re.escape(part) for part in pattern.split("*")), name, re.DOTALL) is not None
 
 
-def _chosen(where: str, names: list[str], patterns: tuple[str, ...]) -> set[str]:
+def chosen(where: str, names: list[str], patterns: tuple[str, ...]) -> set[str]:
+    """The names that match one of the patterns; each has to match one."""
     expect_patterns(where, patterns)
-    chosen: set[str] = set()
+    wanted: set[str] = set()
     for pattern in patterns:
         found = {path for path in names if _fits(pattern.split("/"), path.split("/"))}
         if not found:
             _fail(where, "a pattern that matches a path", repr(pattern), _advice(pattern, names))
-        chosen |= found
-    return chosen
+        wanted |= found
+    return wanted
 
 
 def _advice(pattern: str, names: list[str]) -> str:

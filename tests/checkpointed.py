@@ -43,7 +43,7 @@ def stream(**kept):
     """A Grain dataset, shuffled anew in each pass, of which an epoch is a part."""
     source = grain.MapDataset.source(list(zip(X, Y, strict=True))).seed(1).shuffle().repeat().batch(32)
     batches = iter(source.to_iter_dataset())
-    return training.fit(NETWORK, batches, key=KEY, steps=400, steps_per_epoch=7, validation=HELD_OUT, **kept)
+    return training.fit(NETWORK, batches, key=KEY, steps=1500, steps_per_epoch=7, validation=HELD_OUT, **kept)
 
 
 def passes(**kept):

@@ -1,5 +1,6 @@
 """What is inside of a network and of a run: tables, causes, graphs, read off the program that JAX traces."""
 
+from funcnn.inspection.activations import Activations, Statistics, activations, gradients
 from funcnn.inspection.findings import NonFinite, Operand
 from funcnn.inspection.graphs import Graph, Node, Step
 from funcnn.inspection.nonfinite import first_nonfinite
@@ -8,16 +9,20 @@ from funcnn.inspection.summaries import Summary, SummaryRow, summary
 from funcnn.inspection.tracing import graph, name
 
 __all__ = [
+    "Activations",
     "Graph",
     "Node",
     "NonFinite",
     "Operand",
+    "Statistics",
     "Step",
     "Summary",
     "SummaryRow",
     "Value",
+    "activations",
     "backward",
     "first_nonfinite",
+    "gradients",
     "graph",
     "name",
     "summary",

@@ -42,7 +42,7 @@ def places(jaxpr: Any, around: Place) -> list[Place]:
         _read(readers, [variable], back)
     found: list[Place] = []
     for equation in reversed(jaxpr.eqns):
-        scopes, is_transposed = _scopes(equation.source_info.name_stack)
+        scopes, is_transposed = scopes_of(equation.source_info.name_stack)
         line = source_info_util.summarize(equation.source_info)
         read = [readers.get(variable, []) for variable in equation.outvars]
         back = [all(reader is True or reader == (scopes, line) for reader in each) for each in read]
@@ -99,7 +99,7 @@ def last_uses(jaxpr: Any) -> list[list[Any]]:
     return lasts[::-1]
 
 
-def _scopes(stack: Any) -> tuple[tuple[str, ...], bool]:
+def scopes_of(stack: Any) -> tuple[tuple[str, ...], bool]:
     """The names of a stack, and whether it was transposed: ``transpose(jvp(a))/b`` is ``a/b`` in the backward pass."""
     names: tuple[str, ...] = ()
     for is_scope, run in groupby(stack.stack, lambda part: isinstance(part, _Scope)):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from funcnn import checks
-from funcnn.inspection.equations import Place, computed, opened, places
+from funcnn.inspection.equations import Place, called, computed, opened, places
 
 ARGUMENT, CONSTANT, OUTPUT, LAYER = "argument", "constant", "output", "layer"
 """What stands as the operation where there is none: a value was given, written down, is one of several that came, or
@@ -50,55 +50,78 @@ class Passed(NamedTuple):
 # ---- a jaxpr as slots ------------------------------------------------------------------------------------------------
 
 
-def traced(closed: Any, names: Sequence[str], around: Place = Place()) -> Traced:  # noqa: B008 (it is a constant)
-    """A jaxpr, closed or not, whose arguments have these names, with an empty one for those that have none."""
-    jaxpr, constants = opened(closed)
-    slots: list[Slot] = []
-    held: dict[Any, int] = {}
-    named: dict[str, tuple[int, ...]] = {}
+def traced(
+    closed: Any,
+    names: Sequence[str],
+    around: Place = Place(),  # noqa: B008 (it is a constant)
+    enters: Callable[[Any], bool] = lambda _: False,
+) -> Traced:
+    """A jaxpr, closed or not, whose arguments have these names, with an empty one for those that have none.
 
-    def add(slot: Slot) -> int:
-        slots.append(slot)
-        return len(slots) - 1
-
-    def call(name: str, number: int) -> None:
-        if number not in named.get(name, ()):
-            named[name] = (*named.get(name, ()), number)
-
-    for variable, name in zip(jaxpr.invars, names, strict=True):
-        held[variable] = add(Slot(ARGUMENT))
+    Operations that hold a jaxpr stand for what is in it where ``enters`` says so, and are one slot otherwise.
+    """
+    new = _Slots([], {})
+    arguments = [new.add(Slot(ARGUMENT)) for _ in names]
+    for name, number in zip(names, arguments, strict=True):
         if name:
-            call(name, held[variable])
+            new.call(name, number)
+    outputs = _inlined(new, closed, arguments, around, enters)
+    return Traced(tuple(new.slots), tuple(outputs), new.names)
+
+
+class _Slots(NamedTuple):
+    """What is built up."""
+
+    slots: list[Slot]
+    names: dict[Any, tuple[int, ...]]
+
+    def add(self, slot: Slot) -> int:
+        self.slots.append(slot)
+        return len(self.slots) - 1
+
+    def call(self, name: str, number: int) -> None:
+        if number not in self.names.get(name, ()):
+            self.names[name] = (*self.names.get(name, ()), number)
+
+
+def _inlined(
+    new: _Slots, closed: Any, arguments: Sequence[int], around: Place, enters: Callable[[Any], bool]
+) -> list[int]:
+    """The slots of a jaxpr whose arguments stand in these, and those of its outputs."""
+    jaxpr, constants = opened(closed)
+    held = dict(zip(jaxpr.invars, arguments, strict=True))
     constant_of = dict(zip(jaxpr.constvars, constants, strict=True))
+
+    def read(variable: Any, place: Place) -> int:
+        if isinstance(variable, Literal):
+            return new.add(Slot(CONSTANT, value=variable.val, place=place))
+        if variable not in held:
+            held[variable] = new.add(Slot(CONSTANT, value=constant_of[variable]))
+        return held[variable]
+
     for equation, place in zip(jaxpr.eqns, places(jaxpr, around), strict=True):
-        inputs: list[int] = []
-        for variable in equation.invars:
-            if isinstance(variable, Literal):
-                inputs.append(add(Slot(CONSTANT, value=variable.val, place=place)))
-                continue
-            if variable in constant_of and variable not in held:
-                held[variable] = add(Slot(CONSTANT, value=constant_of[variable]))
-            inputs.append(held[variable])
+        inputs = [read(variable, place) for variable in equation.invars]
+        inner = called(equation)
         if equation.primitive.name == "name":  # says what something is called, and does nothing
             held[equation.outvars[0]] = inputs[0]
-            call(equation.params["name"], inputs[0])
-            continue
-        number = add(Slot(_called(equation), tuple(inputs), equation, place=place))
-        if len(equation.outvars) == 1:
-            held[equation.outvars[0]] = number
-            continue
-        for i, variable in enumerate(equation.outvars):
-            if type(variable).__name__ != "DropVar":
-                held[variable] = add(Slot(OUTPUT, (number,), output=i, place=place))
-    outputs: list[int] = []
-    for variable in jaxpr.outvars:
-        if isinstance(variable, Literal):
-            outputs.append(add(Slot(CONSTANT, value=variable.val)))
-            continue
-        if variable not in held:
-            held[variable] = add(Slot(CONSTANT, value=constant_of[variable]))
-        outputs.append(held[variable])
-    return Traced(tuple(slots), tuple(outputs), named)
+            new.call(equation.params["name"], inputs[0])
+        elif inner is not None and enters(equation):
+            held |= dict(zip(equation.outvars, _inlined(new, inner, inputs, place, enters), strict=True))
+        else:
+            number = new.add(Slot(_called(equation), tuple(inputs), equation, place=place))
+            held |= _held(new, equation, number, place)
+    return [read(variable, around) for variable in jaxpr.outvars]
+
+
+def _held(new: _Slots, equation: Any, number: int, place: Place) -> dict[Any, int]:
+    """Where the outputs of an operation stand: of several each has a slot, as far as it is read."""
+    if len(equation.outvars) == 1:
+        return {equation.outvars[0]: number}
+    return {
+        variable: new.add(Slot(OUTPUT, (number,), output=i, place=place))
+        for i, variable in enumerate(equation.outvars)
+        if type(variable).__name__ != "DropVar"
+    }
 
 
 def _called(equation: Any) -> str:
@@ -153,6 +176,31 @@ def passed(program: Traced, arguments: Sequence[Any], cotangents: Sequence[Any] 
             else:
                 gradients[i] = tuple(share if k == slot.output else g for k, g in enumerate(gradients[i]))
     return Passed(values, gradients, sent)
+
+
+def evaluated(
+    program: Traced,
+    arguments: Sequence[Any],
+    look: Callable[[int, list[Any], Any], Any],
+    skips: Callable[[int], bool],
+) -> list[Any]:
+    """The values of all slots, each as ``look(number, operands, value)`` gives it back.
+
+    What is skipped is not computed, and ``look`` makes it.
+    """
+    values: list[Any] = []
+    given = iter(arguments)
+    for number, slot in enumerate(program.slots):
+        operands = [values[i] for i in slot.inputs]
+        if slot.equation is not None:
+            outputs = [None] if skips(number) else computed(slot.equation, operands)
+            value = outputs[0] if len(outputs) == 1 else tuple(outputs)
+        elif slot.output is not None:
+            value = operands[0][slot.output]
+        else:
+            value = next(given) if slot.operation == ARGUMENT else jnp.asarray(slot.value)
+        values.append(look(number, operands, value))
+    return values
 
 
 def _zeros(value: Any) -> Any:
