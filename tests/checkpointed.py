@@ -43,7 +43,7 @@ def stream(**kept):
     """A Grain dataset, shuffled anew in each pass, of which an epoch is a part."""
     source = grain.MapDataset.source(list(zip(X, Y, strict=True))).seed(1).shuffle().repeat().batch(32)
     batches = iter(source.to_iter_dataset())
-    return training.fit(NETWORK, batches, key=KEY, steps=1500, steps_per_epoch=7, validation=HELD_OUT, **kept)
+    return training.fit(NETWORK, batches, key=KEY, steps=500, steps_per_epoch=7, validation=HELD_OUT, **kept)
 
 
 def passes(**kept):
@@ -84,7 +84,7 @@ def main(folder, *names):
         kept = {}
         if folder != "-":
             kept = {"checkpoint": checkpoints.directory(Path(folder) / name, every=0.0), "resume": True}
-        options = {"every": 20 if name == "stream" else 5, "observers": [breathes], "progress": False}
+        options = {"every": 5, "observers": [breathes], "progress": False}
         print(name, digest(RUNS[name](**kept, **options)), flush=True)
 
 

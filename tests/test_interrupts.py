@@ -91,11 +91,11 @@ def newest(folder):
         return -1
 
 
-@pytest.mark.parametrize("name", ["arrays", "stream", "sweep"])
-def test_killed_at_random_and_resumed_each_time(whole, compiled, tmp_path, name):
+@pytest.mark.parametrize(("name", "kills"), [("arrays", 9), ("stream", 5), ("sweep", 7)])
+def test_killed_at_random_and_resumed_each_time(whole, compiled, tmp_path, name, kills):
     """Twenty kills and one, of three runs; more of them, and of all runs, in the test below."""
-    _, steps = killed(tmp_path / "runs", name, whole(name), 7, seed=RUNS.index(name), compiled=compiled)
-    assert len(steps) == 7
+    _, steps = killed(tmp_path / "runs", name, whole(name), kills, seed=RUNS.index(name), compiled=compiled)
+    assert len(steps) == kills
     assert len(set(steps)) > 1, steps
 
 
