@@ -386,6 +386,19 @@ def test_what_it_cannot_begin_with(f, args, options, message):
         graph(f, *args, **options)
 
 
+def test_a_key_is_an_argument_as_any_other():
+    found = graph(lambda key, x: jnp.sum(x * jax.random.normal(key, (3,))), jax.random.key(0), 2.0)
+    assert found["key"].gradient is None
+    assert "key<fry>" in str(found)
+    assert json.loads(found.to_json())["nodes"][0]["value"] == {"dtype": "key<fry>", "shape": []}
+    ElementTree.fromstring(found.to_svg())
+
+
+def test_what_is_static_is_closed_over():
+    with pytest.raises(TypeError, match=r"graph: mode: expected an array, got str; close over what is static"):
+        graph(lambda x, mode: x if mode == "a" else 2 * x, 1.0, "a")
+
+
 def test_what_is_no_function_or_traced():
     with pytest.raises(TypeError, match="graph: expected a function, got float; pass f and its arguments apart"):
         graph(2.0, 3.0)

@@ -7,7 +7,7 @@ import optax
 import pytest
 from sklearn.datasets import load_digits
 
-from funcnn import data, inspection, layers, losses, metrics, models, training, trees
+from funcnn import data, layers, losses, metrics, models, training, trees
 from funcnn.training import Aux, Objective
 
 KEY = jax.random.key(0)
@@ -135,16 +135,6 @@ def test_what_a_transformer_refuses(options, message):
 def test_both_need_both():
     with pytest.raises(ValueError, match="transformer: expected a dict with 'source' and 'target'"):
         models.transformer(11, 16, **SIZE, kind="both").init(KEY, TOKENS)
-
-
-@pytest.mark.slow
-def test_a_model_is_summarised():
-    table = inspection.summary(models.transformer(11, 16, **SIZE), TOKENS)
-    params, _ = models.transformer(11, 16, **SIZE).init(KEY, TOKENS)
-    assert table.params == trees.count(params)
-    shapes = {row.path: row.shape for row in table.rows}  # also of what stands inside the loop over blocks
-    assert shapes["decoder/repeat_0/serial_0/residual_1/serial_0/dense_0"] == (3, 6, 64)
-    assert inspection.summary(models.convnet([4], 3), jnp.ones((2, 8, 8, 1))).params > 0
 
 
 # ---- what they learn -------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import eval_jaxpr
 
 from funcnn import checks
-from funcnn.inspection.equations import called, opened
+from funcnn.inspection.equations import called, opened, scanned
 from funcnn.inspection.folds import unfolded
 from funcnn.inspection.graphs import Graph, Node, made
 from funcnn.inspection.passes import expect_size, passed, traced
@@ -65,7 +65,8 @@ def _graph(node: Node, inner: Any, arguments: Sequence[Any], cotangents: Sequenc
 def _of_scan(node: Node, operands: Sequence[Any], iteration: int, cotangents: Sequence[Any]) -> Graph:
     """One iteration: the carry that came to it, and what the later ones send back to the carry that it makes."""
     params: Any = node.slot.equation.params  # type: ignore[union-attr]
-    length, body, count, fixed = params["length"], params["jaxpr"], params["num_carry"], params["num_consts"]
+    length, body = params["length"], params["jaxpr"]
+    fixed, count = scanned(node.slot.equation)
     if iteration >= length:
         fix = "count from 0"
         checks.fail("graph.open", f"an iteration of the {length} of {node.label}", str(iteration), fix)

@@ -18,8 +18,8 @@ def number(value: Any) -> str:
         return ""
     if isinstance(value, tuple):
         return f"{len(value)} values"
-    if not hasattr(value, "dtype") or value.dtype.kind not in "fciubV":
-        return str(getattr(value, "dtype", value))
+    if getattr(value.dtype, "kind", "") not in tuple("fciubV"):  # a key
+        return str(value.dtype)
     array = np.asarray(value)
     if not array.ndim:
         return (
@@ -165,7 +165,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(part) for part in value]
     about = {"dtype": str(value.dtype), "shape": list(value.shape)}
-    if value.dtype.kind not in "fiub":
+    if getattr(value.dtype, "kind", "") not in tuple("fiub"):
         return about
     array = np.asarray(value)
     if array.size > _NUMBERS:

@@ -83,6 +83,18 @@ def called(equation: Any) -> Any:
     return equation.params["jaxpr"] if "jaxpr" in equation.params else equation.params.get("call_jaxpr")
 
 
+def scanned(equation: Any) -> tuple[int, int]:
+    """How many of the operands of a ``scan`` are constants, and how many are carried.
+
+    The parameters that say so have other names in other versions of JAX: what is stacked has one axis more outside
+    than inside.
+    """
+    inner = opened(equation.params["jaxpr"])[0]
+    stacked = sum(a.aval.ndim > b.aval.ndim for a, b in zip(equation.invars, inner.invars, strict=True))
+    carried = sum(a.aval.ndim == b.aval.ndim for a, b in zip(equation.outvars, inner.outvars, strict=True))
+    return len(equation.invars) - stacked - carried, carried
+
+
 def opened(jaxpr: Any) -> tuple[Any, list[Any]]:
     """A jaxpr, closed or not, as one with variables for its constants, and these constants."""
     return getattr(jaxpr, "jaxpr", jaxpr), list(getattr(jaxpr, "consts", ()))

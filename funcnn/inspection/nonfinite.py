@@ -12,7 +12,7 @@ from jax.core import Tracer, eval_jaxpr
 from jax.extend.core import Literal
 
 from funcnn import checks
-from funcnn.inspection.equations import Place, called, computed, last_uses, opened, places
+from funcnn.inspection.equations import Place, called, computed, last_uses, opened, places, scanned
 from funcnn.inspection.findings import ARGUMENT, CONSTANT, NonFinite, finding, has_finite, has_nan, is_finite, is_number
 
 # How sure it is that an origin is to blame. A NaN that was given or numbers that an operation made bad: sure. An
@@ -206,12 +206,8 @@ def _makes(equation: Any, values: list[Any]) -> bool:
 def _scanned(equation: Any, operands: list[_Value], place: Place, order: Iterator[int]) -> list[_Origin | None]:
     """Of each output of a scan, the origin of what is bad in it."""
     body, length = equation.params["jaxpr"], equation.params["length"]
-    inner = opened(body)[0]
-    # The counts of constants and carried values have other names in other versions of JAX: what is stacked has one
-    # axis more outside than inside.
-    first = len(operands) - sum(a.aval.ndim > b.aval.ndim for a, b in zip(equation.invars, inner.invars, strict=True))
-    count = sum(a.aval.ndim == b.aval.ndim for a, b in zip(equation.outvars, inner.outvars, strict=True))
-    constants, carry, over = operands[: first - count], operands[first - count : first], operands[first:]
+    fixed, count = scanned(equation)
+    constants, carry, over = operands[:fixed], operands[fixed : fixed + count], operands[fixed + count :]
     rows = jax.jit(lambda arrays, i: [jax.lax.dynamic_index_in_dim(a, i, keepdims=False) for a in arrays])
     whole = _whole(body)
     stacked: list[_Origin | None] = [None] * (len(equation.outvars) - count)

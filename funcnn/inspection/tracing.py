@@ -80,6 +80,10 @@ def graph(f: Callable[..., Any], *args: Any, cotangent: Any = None, gradients: b
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, cotangent))):
         fix = "call it with numbers, outside of jit, grad and vmap"
         checks.fail("graph", "arrays with values", "what JAX is tracing", fix, TypeError)
+    for path, leaf in leaves_of(f, args):
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
+            got, fix = type(leaf).__name__, "close over what is static: lambda x: f(x, option)"
+            checks.fail(f"graph: {path}", "an array", got, fix, TypeError)
     jaxpr, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
     leaves = list(leaves_of(f, args))
     arguments = [jnp.asarray(leaf, aval.dtype) for (_, leaf), aval in zip(leaves, jaxpr.in_avals, strict=True)]
