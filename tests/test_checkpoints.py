@@ -520,6 +520,7 @@ def test_a_directory_that_was_replaced_is_not_written_to(tmp_path):
     assert not list((tmp_path / "run" / "steps").iterdir())
 
 
+@pytest.mark.slow
 def test_what_ends_the_process_from_an_observer_is_saved_first(tmp_path):
     def leaves(event):
         if event.epoch == 3:
@@ -675,6 +676,7 @@ def test_a_step_that_is_not_there(begun, tmp_path):
         checkpoints.verify(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_reader_sees_one_step_or_another_while_they_are_saved(tmp_path):
     about = {"keys": {}, "rows": 0, "rows_axis": 0}
 

@@ -194,7 +194,7 @@ def expect_random(program):
 
 
 @hypothesis.given(program=programs())
-@hypothesis.settings(max_examples=5)
+@hypothesis.settings(max_examples=3)
 def test_a_few_random_functions(program):
     expect_random(program)
 

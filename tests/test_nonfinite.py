@@ -569,9 +569,8 @@ def test_data(vision):
     assert (found.operation, found.path, found.kind) == ("square", "deep/batch_norm_0", "infinity")
 
 
-@pytest.mark.parametrize(
-    "optimizer", [pytest.param(optax.adam(1e30), marks=pytest.mark.slow), optax.sgd(1e30)], ids=["adam", "sgd"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", [optax.adam(1e30), optax.sgd(1e30)], ids=["adam", "sgd"])
 def test_a_learning_rate_that_is_far_too_large(optimizer):
     trainer, state = trained(convolutional(), IMAGES, optimizer, 5)
     found = find(trainer.step, state, IMAGES)

@@ -812,6 +812,7 @@ def quadratic(params):
     return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.slow
 def test_the_landscape_is_the_loss_on_a_plane_in_directions_with_the_norms_of_the_filters(random):
     params = {
         "conv": {"kernel": jnp.asarray(random.normal(size=(2, 3, 2, 4)), jnp.float32), "bias": jnp.ones(4)},

@@ -82,7 +82,12 @@ def whole():
 @pytest.mark.parametrize("every", [None, 1, 2])
 @pytest.mark.parametrize(
     "source",
-    [batches, pytest.param(Loader(), marks=pytest.mark.slow), numbered(), numbered().to_iter_dataset()],
+    [
+        batches,
+        pytest.param(Loader(), marks=pytest.mark.slow),
+        pytest.param(numbered(), marks=pytest.mark.slow),
+        numbered().to_iter_dataset(),
+    ],
     ids=["function", "loader", "grain map", "grain iter"],
 )
 def test_a_stream_of_the_batches_is_the_run_on_the_arrays(whole, source, every):
