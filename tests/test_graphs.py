@@ -130,6 +130,52 @@ def test_nothing_flows_where_nothing_can():
     assert unused["x"].gradient.item() == 0.0
 
 
+def test_nothing_comes_of_what_is_not_used():
+    def f(x):
+        jnp.log(jnp.sqrt(inspection.name(x, "x again")))  # at 0 both slopes are infinite
+        return x * 2
+
+    found = graph(f, 0.0)
+    slopes = {node.operation: node.gradient.item() for node in found if node.operation != "constant"}
+    assert slopes == {"argument": 2.0, "sqrt": 0.0, "log": 0.0, "mul": 1.0}
+    assert found["x again"] is found["x"] is found[0] is found[np.int64(0)]
+    with pytest.raises(LookupError, match="graph: expected one of 5 nodes, got number 5"):
+        found[5]
+    with pytest.raises(TypeError, match="graph: expected the name or number of a node"):
+        found[[1]]
+    assert [step.into.operation for step in found.steps()] == ["mul", "argument", "constant"]
+
+
+def test_what_nobody_asks_for_needs_no_derivative():
+    def doubled(x):
+        return jax.lax.while_loop(lambda c: c < 100, lambda c: c * 2.0, x)
+
+    for f in (
+        lambda x: x * doubled(1.0),
+        lambda x: x * doubled(jax.lax.stop_gradient(x)),
+        lambda x: x * jax.random.truncated_normal(jax.random.key(0), -1.0, 1.0),
+    ):
+        found = graph(f, 2.0)
+        np.testing.assert_allclose(found["x"].gradient, jax.grad(f)(2.0), rtol=1e-12)
+    [box] = [node for node in found if node.is_box]  # what makes a truncated normal number has none either
+    assert found.open(box).output.value == box.value
+    with pytest.raises(ValueError, match=r"expected operations with a derivative in reverse, got while"):
+        graph(doubled, 2.0)
+
+
+def test_a_number_returned_twice_and_one_named_twice():
+    def f(x):
+        y = inspection.name(inspection.name(x * 3, "y"), "y")
+        return y, y
+
+    found = graph(f, 1.0, cotangent=(1.0, 10.0))
+    assert found["x"].gradient.item() == 33.0
+    assert [str(step) for step in found.steps()][:2] == [
+        "y: the gradient of the output by itself is 1",
+        "y: the gradient of the output by itself is 11",
+    ]
+
+
 # ---- any function: against jax.grad ----------------------------------------------------------------------------------
 
 SQUARE = functools.partial(jax.jit, inline=False)(lambda a: a * a)
@@ -431,9 +477,11 @@ def test_a_graph_of_too_many_nodes_is_refused_before_anything_is_computed(monkey
         return x
 
     with pytest.raises(
-        ValueError, match=r"graph: expected at most 50 nodes, got 101; put what repeats into jax.lax.scan"
+        ValueError, match=r"graph: expected at most 50 nodes, got 100; put what repeats into jax.lax.scan"
     ):
         graph(long, 1.0)
+    with pytest.raises(ValueError, match="at most 50 nodes, got 61"):  # 30 operations, as many numbers, and x
+        graph(lambda x: functools.reduce(jnp.multiply, [x] + [2.0] * 30), 1.0)
     assert not computing
 
 
@@ -515,6 +563,9 @@ def test_a_layer_with_two_outputs_and_one_that_comes_twice():
     expect_sums(folded)
     for name in ("split", "twice", "twice (2)"):
         expect_sums(folded.open(name))
+    last = graph(lambda p: jax.named_scope("head")(shared.apply)(p, {}, x)[0], params, cotangent=2 * x)
+    assert last.fold().outputs[0].label == "head"
+    expect_sums(last.fold().open("head"))
 
 
 # ---- how it is shown -------------------------------------------------------------------------------------------------

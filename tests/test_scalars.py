@@ -137,18 +137,54 @@ def test_values_know_their_places():
     assert graph["y"].operation == "mul"
     assert [node.operation for node in graph] == ["argument", "constant", "mul", "add"]
     assert "3" in str(graph)
-    with pytest.raises(LookupError, match=r"expected one of the names x, y, got value\(2\.0\)"):
+    with pytest.raises(LookupError, match=r"got value\(2\.0\); it is no part of what was differentiated"):
         graph[value(2.0)]
     assert repr(x) == "value(2.0, 'x')"
     assert repr(x * 3) == "value(6.0)"
 
 
-def test_a_long_sum_is_no_matter():
+def test_a_long_chain_is_no_matter():
     x = value(1.0)
     total = x
     for _ in range(2500):
         total = total + x
     assert total.item() == 2501.0
+    graph = backward(total)
+    assert graph[x].gradient == 2501.0
+    assert len(graph) == 2501
+
+
+def test_too_many_are_refused(monkeypatch):
+    monkeypatch.setattr("funcnn.inspection.passes._MOST", 10)
+    with pytest.raises(ValueError, match="backward: expected at most 10 nodes, got 11"):
+        backward(sum(value(1.0) for _ in range(6)))
+
+
+def test_the_passes_are_walked_and_boxes_open_in_64_bits():
+    x = value(1 / 3, "x")
+    graph = backward((x * x + x / 7).relu().tanh())
+    assert not jax.config.jax_enable_x64
+    ends = {step.into: step.after for step in graph.steps()}
+    assert all(end.dtype == np.float64 and end == node.gradient for node, end in ends.items())
+    [relu] = [node for node in graph if node.operation == "relu"]
+    inside = graph.open(relu)
+    assert inside.output.value.dtype == np.float64
+    assert inside.output.value.item() == relu.value
+
+
+def test_constants_have_no_gradient():
+    graph = backward(value(-3.0, "x") ** 3)
+    power = graph.output
+    assert [node.operation for node in graph] == ["argument", "constant", "pow"]
+    assert graph[1].gradient is None
+    assert power.sent[1] is None
+    assert power.sent[0] == 27.0
+
+
+def test_two_of_one_name_are_both_known():
+    graph = backward(value(1.0, "w") * value(2.0, "w"))
+    with pytest.raises(LookupError, match="expected one node of the name 'w', got 2"):
+        graph["w"]
 
 
 def test_an_expression_is_compiled_once(compilations):
@@ -177,11 +213,30 @@ def test_an_expression_is_compiled_once(compilations):
         (lambda: value(1.0) * jnp.ones(3), r"got float32\(3,\)"),
         (lambda: backward(3.0), "backward: expected a value, got float; compute it from inspection.value"),
         (lambda: value(value(1.0)), "value: expected a real number, got Value"),
+        (lambda: value(np.array("a")), "value: expected a real number, got <U1"),
+        (lambda: jax.grad(lambda a: value(a).item())(1.0), "value: expected a number, got what JAX is tracing"),
+        (lambda: bool(value(0.0)), r"Value: expected a number, not a truth, got value\(0.0\); compare numbers"),
+        (lambda: max(value(1.0), 0), "Value: expected no comparison, which has no slope.* or x.relu()"),
+        (lambda: math.exp(value(1.0)), "must be real number"),
+        (lambda: np.exp(value(1.0)), "does not support ufuncs"),
+        (lambda: np.ones(2) + value(1.0), r"got float64\(2,\)"),
     ],
 )
 def test_what_is_no_number(call, message):
     with pytest.raises(TypeError, match=message):
         call()
+
+
+def test_habits_of_micrograd_and_of_printing():
+    x = value(2.0)
+    with pytest.raises(AttributeError, match=r"got 'grad'; the gradient is backward\(output\)\[x\].gradient"):
+        x.grad  # noqa: B018
+    with pytest.raises(AttributeError, match=r"got 'backward'; call backward\(output\)"):
+        (x * 2).backward()
+    assert f"{x:.3f} {x}" == "2.000 value(2.0)"
+    assert (jnp.float32(3) * x).item() == (x * np.float64(3)).item() == 6.0
+    with pytest.raises(ValueError, match="value: expected a number that 64 bits can hold"):
+        x + 10**400
 
 
 # ---- a network -------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def _graph(node: Node, inner: Any, arguments: Sequence[Any], cotangents: Sequenc
     names = getattr(getattr(jaxpr, "debug_info", None), "arg_names", None) or ()
     names = [str(name or "") for name in names] if len(names) == len(jaxpr.invars) else [""] * len(jaxpr.invars)
     program = traced(inner, names, node.slot.place)
-    expect_size("graph.open", program)
+    expect_size("graph.open", len(program.slots))
     if all(c is None for c in cotangents or ()):
         cotangents = None
     return made(program, passed(program, arguments, cotangents), cotangents)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.extend import source_info_util
 from jax.extend.core import Literal
 
-from funcnn.inspection.equations import called, opened, scopes_of
+from funcnn.inspection.equations import called, opened, scanned, scopes_of
 
 Path = tuple[str, ...]
 """The names of scopes, the outermost first."""
@@ -96,17 +96,6 @@ def _operands_needed(equation: Any, outputs: Needed, known: Ledger) -> Needed:
     if name == "scan":
         return needed(equation.params["jaxpr"], carried(equation, outputs, known), known)[1]
     return (True,) * len(equation.invars)
-
-
-def scanned(equation: Any) -> tuple[int, int]:
-    """How many constants and how many carried values a scan has.
-
-    The names of these two counts differ between versions of JAX: what is stacked has one axis more outside than inside.
-    """
-    body = opened(equation.params["jaxpr"])[0]
-    first = len(body.invars) - sum(a.aval.ndim > b.aval.ndim for a, b in zip(equation.invars, body.invars, strict=True))
-    count = sum(a.aval.ndim == b.aval.ndim for a, b in zip(equation.outvars, body.outvars, strict=True))
-    return first - count, count
 
 
 def carried(equation: Any, outputs: Needed, known: Ledger) -> Needed:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from jax.extend.core import Literal
 
 from funcnn.core import Layer
-from funcnn.inspection.costs import Ledger, Needed, Path, carried, needed, scanned
-from funcnn.inspection.equations import called, opened, scopes_of
+from funcnn.inspection.costs import Ledger, Needed, Path, carried, needed
+from funcnn.inspection.equations import called, opened, scanned, scopes_of
 
 # The same numbers under another shape or name: nothing new is kept.
 _VIEWS = frozenset(

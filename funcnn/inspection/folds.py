@@ -107,7 +107,7 @@ def _read_outside(program: Traced, numbers: Sequence[int]) -> list[int]:
 def unfolded(part: Part) -> tuple[Traced, Passed, tuple[Any, ...]]:
     """The slots of a part as a program of their own, what came in from outside as its arguments."""
     program, found, _, numbers = part
-    new, inside = _begun(), set(numbers)
+    new, inside, outside = _begun(), set(numbers), set[int]()
     name_of = {number: name for name, given in program.names.items() for number in given}
     for number in numbers:
         for i in program.slots[number].inputs:
@@ -116,23 +116,24 @@ def unfolded(part: Part) -> tuple[Traced, Passed, tuple[Any, ...]]:
             slot = program.slots[i]
             kept = Slot(CONSTANT, value=slot.value) if slot.operation == CONSTANT else Slot(ARGUMENT, place=slot.place)
             new.place[i] = new.add(kept, found.values[i], None, ())
+            outside.add(new.place[i])
             if kept.operation == ARGUMENT:
                 name = name_of.get(i, f"{slot.operation} {i}")
                 new.names[name] = (*new.names.get(name, ()), new.place[i])
         new.copy(number, program, found)
         if number in name_of:
             new.names[name_of[number]] = (*new.names.get(name_of[number], ()), new.place[number])
-    _add_up(new)
+    _add_up(new, outside)
     outputs = _read_outside(program, numbers)
     came = tuple(_from_outside(part, inside, number) for number in outputs)
     return Traced(tuple(new.slots), tuple(new.place[i] for i in outputs), new.names), new.found, came
 
 
-def _add_up(new: _New) -> None:
+def _add_up(new: _New, outside: set[int]) -> None:
     """Of what came in from outside the gradient is what this part sends back."""
     for slot, sent in zip(new.slots, new.found.sent, strict=True):
         for i, share in zip(slot.inputs, sent, strict=True):
-            if new.slots[i].operation == ARGUMENT and share is not None:
+            if i in outside and share is not None:
                 before = new.found.gradients[i]
                 new.found.gradients[i] = share if before is None else before + share
 

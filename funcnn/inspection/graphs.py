@@ -1,16 +1,19 @@
 """A function as the graph of its operations, with the value and the gradient of each, and what each sent back."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from funcnn import checks
 from funcnn.inspection import drawings, pictures
 from funcnn.inspection.equations import holds_a_jaxpr
 from funcnn.inspection.passes import OUTPUT, Passed, Slot, Traced
+
+_WIDE = frozenset(("float64", "complex128", "int64", "uint64"))
 
 
 # eq=False: two nodes are equal where they are the same one.
@@ -104,8 +107,13 @@ class Graph:
         return iter(self.nodes)
 
     def __getitem__(self, name: Any) -> Node:
-        if isinstance(name, int):
+        if isinstance(name, (int, np.integer)):
+            if not -len(self) <= name < len(self):
+                fix = "count from 0, or from -1 backwards"
+                checks.fail("graph", f"one of {len(self)} nodes", f"number {name}", fix, LookupError)
             return self.nodes[name]
+        if not isinstance(name, Hashable):
+            checks.fail("graph", "the name or number of a node", repr(name), "graph.nodes has all of them", TypeError)
         found = self.names.get(name, ())
         if len(found) == 1:
             return self.nodes[found[0]]
@@ -113,6 +121,9 @@ class Graph:
             fix = f"graph.nodes has them, numbers {', '.join(map(str, found))}; or give each a name of its own"
             checks.fail("graph", f"one node of the name {name!r}", f"{len(found)}", fix, LookupError)
         known = ", ".join(name for name in self.names if isinstance(name, str)) or "none"
+        if not isinstance(name, str):
+            fix = "it is no part of what was differentiated: nothing of it went into the output"
+            checks.fail("graph", "something that the graph is made of", repr(name), fix, LookupError)
         fix = 'inspection.name(x, "n") gives a name inside of the function, and graph.open shows what a box holds'
         return checks.fail("graph", f"one of the names {known}", repr(name), fix, LookupError)
 
@@ -132,12 +143,14 @@ class Graph:
             mul 1 sends 3 to x: 0 + 3 = 3
             mul 1 sends 3 to x: 3 + 3 = 6
         """
-        gradients = {node: jax.tree.map(jnp.zeros_like, node.gradient) for node in self.nodes}
+        # In NumPy, which keeps 64 bits whatever JAX is set to.
+        gradients = {node: jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), node.gradient) for node in self.nodes}
         reached: set[Node] = set()
         for node, cotangent in zip(self.outputs, self.cotangents, strict=True):
             if cotangent is not None and node.gradient is not None:
-                yield Step(None, node, cotangent, gradients[node], gradients[node] + cotangent)
-                gradients[node] = gradients[node] + cotangent
+                after = gradients[node] + np.asarray(cotangent)
+                yield Step(None, node, cotangent, gradients[node], after)
+                gradients[node] = after
                 reached.add(node)
         for node in reversed(self.nodes):
             for into, sent in zip(node.inputs, node.sent, strict=True):
@@ -146,8 +159,9 @@ class Graph:
                 reached.add(into)
                 if node.operation == OUTPUT:  # a part of what the box has
                     continue
-                yield Step(node, into, sent, gradients[into], gradients[into] + sent)
-                gradients[into] = gradients[into] + sent
+                after = gradients[into] + np.asarray(sent)
+                yield Step(node, into, sent, gradients[into], after)
+                gradients[into] = after
 
     def open(self, node: Node | str | int, iteration: int | None = None) -> "Graph":
         """What is inside of a node that holds operations of its own, as a graph with the same values and gradients.
@@ -173,7 +187,8 @@ class Graph:
 
         node = node if isinstance(node, Node) else self[node]
         self._expect_own("graph.open", node)
-        return opened_box(node, [given.value for given in node.inputs], iteration)
+        with jax.enable_x64(True) if self._is_wide() else contextlib.nullcontext():
+            return opened_box(node, [given.value for given in node.inputs], iteration)
 
     def fold(self, depth: int = 1) -> "Graph":
         """The same graph with one node for each layer; ``open`` takes such a node apart again.
@@ -197,6 +212,10 @@ class Graph:
         depth = checks.expect_count("graph.fold", "depth", depth)
         program, found = folded(self.program, self.found, self.cotangents, depth)
         return made(program, found, self.cotangents)
+
+    def _is_wide(self) -> bool:
+        """Whether it was computed in 64 bits, which JAX may not be set to any more."""
+        return any(a.dtype.name in _WIDE for node in self.nodes for a in jax.tree.leaves(node.value))
 
     def _expect_own(self, where: str, node: Node) -> None:
         if not (0 <= node.index < len(self.nodes) and self.nodes[node.index] is node):

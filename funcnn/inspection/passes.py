@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Literal
 
 from funcnn import checks
@@ -140,15 +141,26 @@ def _called(equation: Any) -> str:
 # ---- the two passes --------------------------------------------------------------------------------------------------
 
 
-def passed(program: Traced, arguments: Sequence[Any], cotangents: Sequence[Any] | None) -> Passed:
-    """Both passes; without cotangents of the outputs the forward one alone. ``None`` is one of zeros."""
+def passed(
+    program: Traced,
+    arguments: Sequence[Any],
+    cotangents: Sequence[Any] | None,
+    computes: Callable[[Slot, list[Any], bool, bool], tuple[Any, Any]] | None = None,
+) -> Passed:
+    """Both passes; without cotangents of the outputs the forward one alone. ``None`` is one of zeros.
+
+    ``computes`` gives what an operation makes, and what takes the gradients of that to those of its operands; it is
+    told whether there is a pass back, and whether an argument asks for the gradient.
+    """
     values: list[Any] = []
     backs: list[Callable[[Any], Iterator[Any]] | None] = []
     given = iter(arguments)
-    for slot in program.slots:
+    asked = _asked(program) if cotangents is not None else [False] * len(program.slots)
+    for number, slot in enumerate(program.slots):
         back = None
         if slot.equation is not None:
-            value, back = _computed(slot, [values[i] for i in slot.inputs], cotangents is not None)
+            operands = [values[i] for i in slot.inputs]
+            value, back = (computes or _computed)(slot, operands, cotangents is not None, asked[number])
         elif slot.output is not None:
             value = values[slot.inputs[0]][slot.output]
         else:
@@ -203,17 +215,30 @@ def evaluated(
     return values
 
 
+def _asked(program: Traced) -> list[bool]:
+    """Of each slot whether a gradient by an argument goes through it; what is made of constants alone has none."""
+    asked: list[bool] = []
+    for slot in program.slots:
+        inside = any(asked[i] for i in slot.inputs)
+        asked.append(slot.operation == ARGUMENT or (inside and slot.operation != "stop_gradient"))
+    return asked
+
+
 def _zeros(value: Any) -> Any:
     """Where a gradient begins: none for whole numbers, truths and keys."""
-    return jnp.zeros(jnp.shape(value), value.dtype) if _is_smooth(value) else None
+    zeros = np.zeros if isinstance(value, np.generic) else jnp.zeros
+    return zeros(value.shape, value.dtype) if _is_smooth(value) else None
 
 
 def _is_smooth(value: Any) -> bool:
     return bool(jnp.issubdtype(value.dtype, jnp.inexact))
 
 
-def _computed(slot: Slot, operands: list[Any], goes_back: bool) -> tuple[Any, Any]:
-    """What an operation makes, and what takes the gradients of that to those of its operands."""
+def _computed(slot: Slot, operands: list[Any], goes_back: bool, is_asked: bool) -> tuple[Any, Any]:
+    """What an operation makes, and what takes the gradients of that to those of its operands.
+
+    One without a derivative sends nothing where nobody asks for it.
+    """
     smooth = [i for i, operand in enumerate(operands) if _is_smooth(operand)]
 
     def compute(*chosen: Any) -> tuple[list[Any], list[Any]]:
@@ -229,12 +254,16 @@ def _computed(slot: Slot, operands: list[Any], goes_back: bool) -> tuple[Any, An
     try:
         _, pull, outputs = jax.vjp(compute, *(operands[i] for i in smooth), has_aux=True)
     except (ValueError, NotImplementedError) as error:
+        if not is_asked:
+            return _computed(slot, operands, False, False)
         raise _without_gradient(slot, error) from error
 
     def back(gradients: Any) -> Iterator[Any]:
         try:
             shares = pull([g for g in gradients if g is not None])
         except (ValueError, NotImplementedError) as error:
+            if not is_asked:
+                return iter([None] * len(operands))
             raise _without_gradient(slot, error) from error
         each = dict(zip(smooth, shares, strict=True))
         return (each.get(i) for i in range(len(operands)))
@@ -270,8 +299,8 @@ def _sent(slot: Slot, values: list[Any], gradient: Any, is_reached: bool, back: 
 _MOST = 100_000
 
 
-def expect_size(where: str, program: Traced) -> None:
+def expect_size(where: str, count: int) -> None:
     """Raise where a graph has more nodes than anybody can look at, or the memory can hold."""
-    if len(program.slots) > _MOST:
+    if count > _MOST:
         fix = "put what repeats into jax.lax.scan or layers.repeat, which is one node that opens, or look at a part"
-        checks.fail(where, f"at most {_MOST:,} nodes", f"{len(program.slots):,}", fix)
+        checks.fail(where, f"at most {_MOST:,} nodes", f"{count:,}", fix)

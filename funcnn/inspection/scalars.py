@@ -1,18 +1,17 @@
 """Numbers that remember what they were made of, to play with: a thin face on ``graph``."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from funcnn import checks
+from funcnn.inspection.equations import Place
 from funcnn.inspection.graphs import Graph, made
-from funcnn.inspection.passes import CONSTANT, Passed, Traced, passed, traced
-from funcnn.inspection.tracing import name as naming
+from funcnn.inspection.passes import ARGUMENT, CONSTANT, Passed, Slot, Traced, expect_size, passed, traced
 
 # What an operation of two or of one number is in JAX.
 _OPERATIONS: dict[str, Callable[..., Any]] = {
@@ -28,6 +27,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "sigmoid": jax.lax.logistic,
     "relu": jax.nn.relu,
 }
+_OF_TWO = frozenset(("+", "-", "*", "/", "**"))
 
 
 # eq=False: two values with the same number are two nodes of a graph.
@@ -117,6 +117,31 @@ class Value:
         """``max(x, 0)``, with the gradient 0 at 0."""
         return _made("relu", self)
 
+    def __format__(self, form: str) -> str:
+        return format(self.item(), form) if form else repr(self)
+
+    # What looks at the number leaves the graph: it has to be asked for, by ``item``.
+    def __bool__(self) -> bool:
+        return checks.fail("Value", "a number, not a truth", repr(self), "compare numbers: x.item() > 0", TypeError)
+
+    def __lt__(self, other: "Value | float") -> bool:
+        fix = "compare numbers, x.item() < 0; or x.relu() for the larger of x and 0"
+        return checks.fail("Value", "no comparison, which has no slope", repr(self), fix, TypeError)
+
+    __gt__ = __le__ = __ge__ = __lt__
+
+    # Functions of NumPy refuse it, and leave operators to it.
+    __array_ufunc__ = None
+
+    def __getattr__(self, name: str) -> Any:
+        hints = {
+            "grad": "the gradient is backward(output)[x].gradient",
+            "backward": "call backward(output), which gives a graph",
+            "data": "the number is x.item()",
+        }
+        hint = hints.get(name, "the functions of a value are listed in help(Value)")
+        raise AttributeError(f"Value: expected one of its attributes, got {name!r}; {hint}", name=name, obj=self)
+
     def __repr__(self) -> str:
         return f"value({self.item()!r}{f', {self.name!r}' if self.name else ''})"
 
@@ -140,14 +165,20 @@ def value(number: float, name: str = "") -> Value:
     Reference: Karpathy, micrograd, https://github.com/karpathy/micrograd; its port to Elixir, in which nothing is
     overwritten either.
     """
+    if isinstance(number, jax.core.Tracer):
+        fix = "of functions inside of jit and grad, inspection.graph(f, x) shows every number"
+        checks.fail("value", "a number", "what JAX is tracing", fix, TypeError)
     if isinstance(number, (Value, bool)) or not isinstance(number, (int, float, np.number, np.ndarray, jax.Array)):
         checks.fail("value", "a real number", type(number).__name__, "pass a float", TypeError)
-    if np.ndim(number) or np.iscomplexobj(number):
+    if np.ndim(number) or np.asarray(number).dtype.kind not in "iufOV":  # V is bfloat16, O a large integer
         fix = "make one for each number, or use inspection.graph, which knows arrays"
         checks.fail("value", "a real number", f"{np.asarray(number).dtype}{np.shape(number)}", fix, TypeError)
     if not isinstance(name, str):
         checks.fail("value", "a name", repr(name), 'pass a text such as "x1"', TypeError)
-    return Value("", (), float(number), name)
+    try:
+        return Value("", (), float(number), name)
+    except OverflowError:
+        return checks.fail("value", "a number that 64 bits can hold", "a larger one", "make it smaller", ValueError)
 
 
 def backward(output: Value) -> Graph:
@@ -180,67 +211,73 @@ def backward(output: Value) -> Graph:
     if not isinstance(output, Value):
         checks.fail("backward", "a value", type(output).__name__, "compute it from inspection.value", TypeError)
     order = _ordered(output)
-    place = {each: i for i, each in enumerate(order)}
-    structure = tuple((each.operation, tuple(place[given] for given in each.inputs)) for each in order)
-    given = [each.given for each in order if not each.inputs]
+    leaves = [each for each in order if not each.inputs]
+    expect_size("backward", len(order))
+    place = {each: i for i, each in enumerate([*leaves, *(each for each in order if each.inputs)])}
+    program = _program(place)
     with jax.enable_x64(True):
-        program = _program(structure)
-        found = program.run(np.asarray(given, np.float64))
-    return _graph(program.traced, found, order)
+        found = passed(program, [np.float64(each.given) for each in leaves], [np.float64(1.0)], _both_ways)
+    return _graph(program, found, [each.operation == CONSTANT for each in leaves])
 
 
-class _Program(NamedTuple):
-    """The operations of a number, whatever the numbers that it was made of, and both passes through them."""
-
-    traced: Traced
-    run: Callable[[Any], Passed]
-
-
-# Training computes the same expression again and again, from other numbers.
-@functools.lru_cache(maxsize=64)
-def _program(structure: tuple[tuple[str, tuple[int, ...]], ...]) -> _Program:
-    count = sum(not inputs for _, inputs in structure)
-
-    def compute(*numbers: Any) -> Any:
-        each, left = list[Any](), iter(numbers)
-        for i, (operation, inputs) in enumerate(structure):
-            result = _OPERATIONS[operation](*(each[k] for k in inputs)) if inputs else next(left)
-            each.append(naming(result, f"#{i}"))
-        return each[-1]
-
-    zeros = [jax.ShapeDtypeStruct((), np.float64)] * count
-    program = traced(jax.make_jaxpr(compute)(*zeros), [""] * count)
-
-    @jax.jit
-    def passes(numbers: Any) -> tuple[Any, Any, Any]:
-        found = passed(program, list(numbers), [jnp.ones((), np.float64)])
-        sent = [share for shares in found.sent for share in shares]
-        return jnp.stack(found.values), jnp.stack(found.gradients), jnp.stack(sent) if sent else jnp.zeros(0)
-
-    def run(numbers: Any) -> Passed:
-        values, gradients, sent = (np.asarray(column) for column in passes(numbers))
-        shares = iter(sent)
-        return Passed(list(values), list(gradients), [tuple(next(shares) for _ in s.inputs) for s in program.slots])
-
-    return _Program(program, run)
+def _program(place: dict[Value, int]) -> Traced:
+    """The numbers as slots in their order, with what is asked for by name or by ``Value``."""
+    slots, names = list[Slot](), dict[Any, tuple[int, ...]]()
+    for each, number in place.items():
+        inputs = tuple(place[given] for given in each.inputs)
+        slots.append(_operation(each.operation).slot._replace(inputs=inputs) if inputs else Slot(ARGUMENT))
+        for name in (each, each.name) if each.name else (each,):
+            names[name] = (*names.get(name, ()), number)
+    return Traced(tuple(slots), (len(slots) - 1,), names)
 
 
-def _graph(program: Traced, found: Passed, order: Sequence[Value]) -> Graph:
-    """The graph with what is asked for by name or by ``Value``, and plain numbers as constants."""
-    slots, names = list(program.slots), dict[Any, tuple[int, ...]]()
-    for i, each in enumerate(order):
-        number = program.names[f"#{i}"]
-        names[each] = number
-        if each.name:
-            names[each.name] = (*names.get(each.name, ()), *number)
-        if each.operation == "constant":
-            slots[number[0]] = slots[number[0]]._replace(operation=CONSTANT)
-            found.gradients[number[0]] = None
-    # A plain number in a formula is nobody's variable, and the power of a negative number has no slope by its exponent.
+def _both_ways(slot: Slot, operands: list[Any], goes_back: bool, is_asked: bool) -> tuple[Any, Any]:
+    """What an operation makes, and what sends the gradient of that back."""
+    one = _OF_JAX[slot.operation]
+
+    def back(gradients: Any) -> Any:
+        return (np.float64(share) for share in one.back(gradients[0], *operands))
+
+    return np.float64(one.forward(*operands)), back
+
+
+def _graph(program: Traced, found: Passed, are_constant: list[bool]) -> Graph:
+    """The graph, in which a plain number of a formula is a constant.
+
+    It is nobody's variable, and the power of a negative number has no slope by its exponent: it has no gradient.
+    """
+    slots = list(program.slots)
+    for i, is_constant in enumerate(are_constant):
+        if is_constant:
+            slots[i] = Slot(CONSTANT, value=found.values[i])
+            found.gradients[i] = None
     for i, slot in enumerate(slots):
         shares = zip(slot.inputs, found.sent[i], strict=True)
         found.sent[i] = tuple(None if slots[k].operation == CONSTANT else share for k, share in shares)
-    return made(program._replace(slots=tuple(slots), names=names), found, [np.ones(())])
+    return made(program._replace(slots=tuple(slots)), found, [np.float64(1.0)])
+
+
+class _Operation(NamedTuple):
+    """An operation as JAX traces it, and both ways through it, compiled once for all numbers."""
+
+    slot: Slot
+    forward: Callable[..., Any]
+    back: Callable[..., Any]
+
+
+# By their names in JAX.
+_OF_JAX: dict[str, _Operation] = {}
+
+
+@functools.cache
+def _operation(sign: str) -> _Operation:
+    f, count = _OPERATIONS[sign], 2 if sign in _OF_TWO else 1
+    with jax.enable_x64(True):
+        jaxpr = jax.make_jaxpr(f)(*[jax.ShapeDtypeStruct((), np.float64)] * count)
+    slot = traced(jaxpr, [""] * count).slots[-1]._replace(place=Place())
+    one = _Operation(slot, jax.jit(f), jax.jit(lambda gradient, *given: jax.vjp(f, *given)[1](gradient)))
+    _OF_JAX[slot.operation] = one
+    return one
 
 
 def _made(operation: str, *inputs: "Value | float") -> Value:
@@ -249,13 +286,13 @@ def _made(operation: str, *inputs: "Value | float") -> Value:
 
 def _as_value(number: "Value | float") -> Value:
     """A plain number in a formula is a constant of it."""
-    return number if isinstance(number, Value) else Value("constant", (), value(number).given)
+    return number if isinstance(number, Value) else Value(CONSTANT, (), value(number).given)
 
 
 def _computed(each: Value) -> float:
     if not each.inputs:
         return float(each.given or 0.0)
-    return float(_OPERATIONS[each.operation](*(jnp.asarray(i.item(), np.float64) for i in each.inputs)))
+    return float(_operation(each.operation).forward(*(np.float64(given.item()) for given in each.inputs)))
 
 
 def _ordered(output: Value) -> list[Value]:

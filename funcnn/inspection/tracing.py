@@ -85,10 +85,11 @@ def graph(f: Callable[..., Any], *args: Any, cotangent: Any = None, gradients: b
             got, fix = type(leaf).__name__, "close over what is static: lambda x: f(x, option)"
             checks.fail(f"graph: {path}", "an array", got, fix, TypeError)
     jaxpr, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
+    expect_size("graph", len(jaxpr.eqns))  # before they are taken apart, for a million take gigabytes
     leaves = list(leaves_of(f, args))
     arguments = [jnp.asarray(leaf, aval.dtype) for (_, leaf), aval in zip(leaves, jaxpr.in_avals, strict=True)]
     program = traced(jaxpr, [path for path, _ in leaves])
-    expect_size("graph", program)
+    expect_size("graph", len(program.slots))
     cotangents = _cotangents(shapes, cotangent) if gradients else None
     return made(program, passed(program, arguments, cotangents), cotangents)
 
