@@ -15,7 +15,7 @@ import pytest
 from funcnn import inspection, layers, losses, models
 from funcnn.inspection import graph
 from funcnn.inspection.equations import computed
-from funcnn.inspection.passes import ARGUMENT, OUTPUT
+from funcnn.inspection.slots import ARGUMENT, OUTPUT
 
 
 @pytest.fixture(autouse=True)
@@ -467,7 +467,7 @@ def test_a_cotangent_of_ones_own():
 
 
 def test_a_graph_of_too_many_nodes_is_refused_before_anything_is_computed(monkeypatch):
-    monkeypatch.setattr("funcnn.inspection.passes._MOST", 50)
+    monkeypatch.setattr("funcnn.inspection.slots._MOST", 50)
     computing = []
     monkeypatch.setattr("funcnn.inspection.passes.computed", lambda *given: computing.append(given))
 
@@ -595,12 +595,12 @@ def test_in_the_language_of_graphviz_and_of_mermaid():
     dot = found.to_dot()
     assert dot.startswith("digraph {")
     assert dot.endswith("}")
-    assert 'n1 [label="silu\\nvalue 0.7311\\ngradient 2", peripheries=2];' in dot
-    assert 'label="a \\"b\\" <c> = mul 2\\n' in dot
+    assert 'n1 [label="silu 1\\nvalue 0.7311\\ngradient 2", peripheries=2];' in dot
+    assert 'label="a \\"b\\" <c> = mul, with 2\\n' in dot
     assert '  n0 -> n1 [label="1.855"];' in dot
     mermaid = found.to_mermaid().splitlines()
     assert mermaid[0] == "flowchart LR"
-    assert '  n1[["silu<br/>value 0.7311<br/>gradient 2"]]' in mermaid
+    assert '  n1[["silu 1<br/>value 0.7311<br/>gradient 2"]]' in mermaid
     assert '  n0 -->|"1.855"| n1' in mermaid
     assert "&quot;b&quot; &lt;c&gt;" in mermaid[3]
 

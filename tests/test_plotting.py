@@ -479,6 +479,49 @@ def test_classes_are_whole_numbers():
         plotting.confusion_matrix(np.array([0.0, 1.0]), np.array([0, 1]))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32"])
+def test_classes_in_few_bits_are_counted_in_all(dtype):
+    classes = np.array([20, 19, 100], dtype)
+    figure = plotting.confusion_matrix(classes, classes[::-1][::-1])
+    assert figure.axes[0].get_title() == "3 of 3 right, 100 %"
+
+
+POINTS = np.array([[0.0, 0.0], [1.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("draw", "error", "message"),
+    [
+        (lambda: plotting.histograms([{"k": np.ones(3) * 1j}]), TypeError, "'k' as real numbers, got complex128"),
+        (lambda: plotting.history({"loss": np.array([1j, 2])}), TypeError, "loss as real numbers, got complex128"),
+        (lambda: plotting.history({"loss": np.array(["a", "b"])}), TypeError, "loss as real numbers, got <U1"),
+        (lambda: plotting.history({"loss": np.array([None, 1])}), TypeError, "loss as real numbers, got object"),
+        (lambda: plotting.attention(np.array([["a"]])), TypeError, "weights as real numbers"),
+        (lambda: plotting.attention(np.eye(2), heads=[0.5]), ValueError, r"heads from 0 to 0, got \[0.5\]"),
+        (lambda: plotting.filters(np.full((2, 2, 1, 1), "a")), TypeError, "a kernel as real numbers"),
+        (lambda: plotting.confusion_matrix(np.array(["a", "b"]), np.array(["a", "b"])), TypeError, "real numbers"),
+        (lambda: plotting.confusion_matrix(np.array([["a"]])), TypeError, "counts as real numbers"),
+        (lambda: plotting.confusion_matrix(np.array([0, 10**6]), np.array([0, 1])), ValueError, "at most 2,000"),
+        (lambda: plotting.decision_boundary(3, POINTS), TypeError, "predict as a function, got int"),
+        (lambda: plotting.decision_boundary(lambda x: x[:, 0] > 0, np.array([["a", "b"]])), TypeError, "points as"),
+        (
+            lambda: plotting.decision_boundary(lambda x: x[:, 0], POINTS, [np.nan, 1.0], threshold=0.5),
+            ValueError,
+            "finite targets, got 1 that are not",
+        ),
+        (lambda: plotting.decision_boundary(lambda x: x[:, 0], POINTS, ["a", "b"]), TypeError, "targets as real"),
+        (
+            lambda: plotting.decision_boundary(lambda x: x[:, 0], POINTS, threshold=0.5, input_names=("a",)),
+            ValueError,
+            "two input_names, got 1",
+        ),
+    ],
+)
+def test_what_is_no_number_is_not_drawn(draw, error, message):
+    with pytest.raises(error, match=rf"^plotting\.\w+: expected .*{message}"):
+        draw()
+
+
 def test_a_confusion_matrix_is_that_of_the_metric_and_of_a_count_by_hand(random):
     truth, outputs = random.integers(0, 4, 60), random.random((60, 4))
     pairs = list(zip(truth, outputs.argmax(axis=1), strict=True))

@@ -155,7 +155,7 @@ def test_a_long_chain_is_no_matter():
 
 
 def test_too_many_are_refused(monkeypatch):
-    monkeypatch.setattr("funcnn.inspection.passes._MOST", 10)
+    monkeypatch.setattr("funcnn.inspection.slots._MOST", 10)
     with pytest.raises(ValueError, match="backward: expected at most 10 nodes, got 11"):
         backward(sum(value(1.0) for _ in range(6)))
 

@@ -12,7 +12,8 @@ from funcnn import checks
 from funcnn.inspection.equations import called, opened, scanned
 from funcnn.inspection.folds import unfolded
 from funcnn.inspection.graphs import Graph, Node, made
-from funcnn.inspection.passes import expect_size, passed, traced
+from funcnn.inspection.passes import passed
+from funcnn.inspection.slots import expect_size, traced
 
 # Their gradients are those of a rule, and not of the operations that they hold.
 _RULES = ("custom_jvp_call", "custom_vjp_call")

@@ -85,7 +85,7 @@ def _first_layer(graph: Any) -> str:
 
 
 def _lines(node: Any) -> list[str]:
-    lines = [node.name or node.operation]
+    lines = [node.label]  # by which the steps speak of it
     if node.name and node.operation not in ("argument", "layer"):
         lines[0] = f"{node.name} = {node.operation}"
     lines.append(f"value {number(node.value)}")
@@ -122,7 +122,11 @@ def lines_of(node: Any) -> list[str]:
     """What is written in the box of a node, numbers that are written down and the layer among it."""
     constants = [number(i.value) for i in node.inputs if i.operation == "constant" and np.ndim(i.value) == 0]
     head, *rest = _lines(node)
-    return [" ".join([head, *constants]), *rest, *([node.path] if node.path and node.path != node.name else [])]
+    return [
+        f"{head}, with {', '.join(constants)}" if constants else head,
+        *rest,
+        *([node.path] if node.path and node.path != node.name else []),
+    ]
 
 
 def mermaid(graph: Any) -> str:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from funcnn.inspection.passes import ARGUMENT, CONSTANT, LAYER, OUTPUT, Passed, Slot, Traced
+from funcnn.inspection.passes import Passed
+from funcnn.inspection.slots import ARGUMENT, CONSTANT, LAYER, OUTPUT, Slot, Traced
 
 
 class Part(NamedTuple):

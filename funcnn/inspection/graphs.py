@@ -11,7 +11,8 @@ import numpy as np
 from funcnn import checks
 from funcnn.inspection import drawings, pictures
 from funcnn.inspection.equations import holds_a_jaxpr
-from funcnn.inspection.passes import OUTPUT, Passed, Slot, Traced
+from funcnn.inspection.passes import Passed
+from funcnn.inspection.slots import OUTPUT, Slot, Traced
 
 _WIDE = frozenset(("float64", "complex128", "int64", "uint64"))
 

@@ -10,7 +10,8 @@ from funcnn import checks, trees
 from funcnn.core import Layer, Tree, expect_layer
 from funcnn.inspection.equations import called, opened, scanned
 from funcnn.inspection.outputs import Activations
-from funcnn.inspection.passes import ARGUMENT, Traced, evaluated, traced
+from funcnn.inspection.passes import evaluated
+from funcnn.inspection.slots import ARGUMENT, Traced, traced
 
 
 def activations(

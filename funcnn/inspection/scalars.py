@@ -1,33 +1,18 @@
 """Numbers that remember what they were made of, to play with: a thin face on ``graph``."""
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from funcnn import checks
-from funcnn.inspection.equations import Place
+from funcnn.inspection.arithmetic import both_ways, operation
 from funcnn.inspection.graphs import Graph, made
-from funcnn.inspection.passes import ARGUMENT, CONSTANT, Passed, Slot, Traced, expect_size, passed, traced
-
-# What an operation of two or of one number is in JAX.
-_OPERATIONS: dict[str, Callable[..., Any]] = {
-    "+": jax.lax.add,
-    "-": jax.lax.sub,
-    "*": jax.lax.mul,
-    "/": jax.lax.div,
-    "**": jax.lax.pow,
-    "negative": jax.lax.neg,
-    "exp": jax.lax.exp,
-    "log": jax.lax.log,
-    "tanh": jax.lax.tanh,
-    "sigmoid": jax.lax.logistic,
-    "relu": jax.nn.relu,
-}
-_OF_TWO = frozenset(("+", "-", "*", "/", "**"))
+from funcnn.inspection.passes import Passed, passed
+from funcnn.inspection.slots import ARGUMENT, CONSTANT, Slot, Traced, expect_size
 
 
 # eq=False: two values with the same number are two nodes of a graph.
@@ -165,7 +150,7 @@ def value(number: float, name: str = "") -> Value:
     Reference: Karpathy, micrograd, https://github.com/karpathy/micrograd; its port to Elixir, in which nothing is
     overwritten either.
     """
-    if isinstance(number, jax.core.Tracer):
+    if isinstance(number, Tracer):
         fix = "of functions inside of jit and grad, inspection.graph(f, x) shows every number"
         checks.fail("value", "a number", "what JAX is tracing", fix, TypeError)
     if isinstance(number, (Value, bool)) or not isinstance(number, (int, float, np.number, np.ndarray, jax.Array)):
@@ -216,7 +201,7 @@ def backward(output: Value) -> Graph:
     place = {each: i for i, each in enumerate([*leaves, *(each for each in order if each.inputs)])}
     program = _program(place)
     with jax.enable_x64(True):
-        found = passed(program, [np.float64(each.given) for each in leaves], [np.float64(1.0)], _both_ways)
+        found = passed(program, [np.float64(each.given) for each in leaves], [np.float64(1.0)], both_ways)
     return _graph(program, found, [each.operation == CONSTANT for each in leaves])
 
 
@@ -225,20 +210,10 @@ def _program(place: dict[Value, int]) -> Traced:
     slots, names = list[Slot](), dict[Any, tuple[int, ...]]()
     for each, number in place.items():
         inputs = tuple(place[given] for given in each.inputs)
-        slots.append(_operation(each.operation).slot._replace(inputs=inputs) if inputs else Slot(ARGUMENT))
+        slots.append(operation(each.operation).slot._replace(inputs=inputs) if inputs else Slot(ARGUMENT))
         for name in (each, each.name) if each.name else (each,):
             names[name] = (*names.get(name, ()), number)
     return Traced(tuple(slots), (len(slots) - 1,), names)
-
-
-def _both_ways(slot: Slot, operands: list[Any], goes_back: bool, is_asked: bool) -> tuple[Any, Any]:
-    """What an operation makes, and what sends the gradient of that back."""
-    one = _OF_JAX[slot.operation]
-
-    def back(gradients: Any) -> Any:
-        return (np.float64(share) for share in one.back(gradients[0], *operands))
-
-    return np.float64(one.forward(*operands)), back
 
 
 def _graph(program: Traced, found: Passed, are_constant: list[bool]) -> Graph:
@@ -257,29 +232,6 @@ def _graph(program: Traced, found: Passed, are_constant: list[bool]) -> Graph:
     return made(program._replace(slots=tuple(slots)), found, [np.float64(1.0)])
 
 
-class _Operation(NamedTuple):
-    """An operation as JAX traces it, and both ways through it, compiled once for all numbers."""
-
-    slot: Slot
-    forward: Callable[..., Any]
-    back: Callable[..., Any]
-
-
-# By their names in JAX.
-_OF_JAX: dict[str, _Operation] = {}
-
-
-@functools.cache
-def _operation(sign: str) -> _Operation:
-    f, count = _OPERATIONS[sign], 2 if sign in _OF_TWO else 1
-    with jax.enable_x64(True):
-        jaxpr = jax.make_jaxpr(f)(*[jax.ShapeDtypeStruct((), np.float64)] * count)
-    slot = traced(jaxpr, [""] * count).slots[-1]._replace(place=Place())
-    one = _Operation(slot, jax.jit(f), jax.jit(lambda gradient, *given: jax.vjp(f, *given)[1](gradient)))
-    _OF_JAX[slot.operation] = one
-    return one
-
-
 def _made(operation: str, *inputs: "Value | float") -> Value:
     return Value(operation, tuple(map(_as_value, inputs)))
 
@@ -292,7 +244,7 @@ def _as_value(number: "Value | float") -> Value:
 def _computed(each: Value) -> float:
     if not each.inputs:
         return float(each.given or 0.0)
-    return float(_operation(each.operation).forward(*(np.float64(given.item()) for given in each.inputs)))
+    return float(operation(each.operation).forward(*(np.float64(given.item()) for given in each.inputs)))
 
 
 def _ordered(output: Value) -> list[Value]:

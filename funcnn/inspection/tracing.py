@@ -12,7 +12,8 @@ from jax.core import Tracer
 from funcnn import checks
 from funcnn.inspection.graphs import Graph, made
 from funcnn.inspection.nonfinite import leaves_of
-from funcnn.inspection.passes import expect_size, passed, traced
+from funcnn.inspection.passes import passed
+from funcnn.inspection.slots import expect_size, traced
 
 
 def name(x: Any, name: str) -> Any:

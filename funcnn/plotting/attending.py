@@ -52,8 +52,8 @@ def attention(
     names = _expect_names(where, "query_names", query_names, queries)
     fallback = query_names if keys == queries else None
     others = _expect_names(where, "key_names", key_names if key_names is not None else fallback, keys)
-    chosen = list(range(min(count, _MOST_HEADS))) if heads is None else [int(head) for head in heads]
-    if not chosen or not all(0 <= head < count for head in chosen):
+    chosen = list(range(min(count, _MOST_HEADS))) if heads is None else list(heads)
+    if not chosen or not all(head in range(count) for head in chosen):
         checks.fail(where, f"heads from 0 to {count - 1}", f"{chosen}", "choose some that there are")
     width = float(np.clip(0.28 * keys + 1, 2.6, 5 if len(chosen) < 5 else 3.4))
     figure, every = styles.panels(len(chosen), width, float(np.clip((width - 0.8) * queries / keys, 1.4, 6)) + 0.9, 4)
@@ -71,7 +71,7 @@ def attention(
 
 
 def _expect_weights(where: str, weights: Any) -> Any:
-    w = np.asarray(weights).astype(float)
+    w = styles.real(where, "weights", weights)
     w = w[None] if w.ndim == 2 else w
     if w.ndim != 3 or not w.size:
         fix = "choose an example, weights[0]" if w.ndim == 4 else "reshape them"

@@ -75,7 +75,7 @@ def _kernel(where: str, kernel: Any) -> Any:
         large = [path for path, leaf in trees.select(kernel, "**", where=where).items() if np.ndim(leaf) in (3, 4)]
         got = f"params, with such arrays at {large}"
         checks.fail(where, "one kernel", got, 'pass it alone, such as params["conv_0"]["kernel"]', TypeError)
-    a = np.asarray(kernel).astype(float)
+    a = styles.real(where, "a kernel", kernel)
     a = a[None] if a.ndim == 3 else a
     if a.ndim != 4 or not a.size:
         fix = "of three spatial axes pass a slice, kernel[i]"

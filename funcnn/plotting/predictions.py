@@ -9,6 +9,7 @@ from funcnn import checks
 from funcnn.plotting import styles
 
 _MOST_TEXTS = 25  # classes of a confusion matrix that leave room for numbers
+_MOST_CLASSES = 2_000  # more cells than a picture has points
 
 
 def decision_boundary(
@@ -57,7 +58,13 @@ def decision_boundary(
     margin = np.where(high > low, 0.1 * (high - low), 1.0)
     sides = [np.linspace(a, b, resolution) for a, b in zip(low - margin, high + margin, strict=True)]
     plane = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2).astype(x.dtype)
+    if not callable(predict):
+        fix = "pass one of the inputs, such as lambda x: training.predict(model, state, x)"
+        checks.fail(where, "predict as a function", type(predict).__name__, fix, TypeError)
+    if len(input_names) != 2:
+        checks.fail(where, "two input_names", f"{len(input_names)}", "name both inputs")
     said = np.asarray(predict(plane))
+    styles.real(where, "what predict gives", said)
     y = None if y is None else _expect_targets(where, y, len(x))
     figure, (axes,) = styles.panels(1, 6, 4.4)
     if _is_score(where, said, len(plane)):
@@ -75,7 +82,8 @@ def decision_boundary(
 
 def _expect_points(where: str, x: Any) -> Any:
     x = np.asarray(x)
-    x = x if np.issubdtype(x.dtype, np.floating) else x.astype(np.float32)
+    numbers = styles.real(where, "points", x)
+    x = x if np.issubdtype(x.dtype, np.floating) else numbers.astype(np.float32)
     if x.ndim != 2 or x.shape[1] != 2 or not len(x):
         checks.fail(
             where, "points of shape (n, 2)", str(x.shape), "choose two of the inputs, and fix others in predict"
@@ -87,6 +95,8 @@ def _expect_points(where: str, x: Any) -> Any:
 
 def _expect_targets(where: str, y: Any, n: int) -> Any:
     y = np.asarray(y)
+    if not np.isfinite(styles.real(where, "targets", y)).all():
+        checks.fail(where, "finite targets", f"{np.sum(~np.isfinite(y))} that are not", "leave them out")
     if y.shape not in [(n,), (n, 1)]:
         fix = "give a class or a number for each point; of rows take .argmax(-1)"
         checks.fail(where, f"targets of shape {(n,)}", str(y.shape), fix)
@@ -258,7 +268,7 @@ def _counted(where: str, truth: Any, predicted: Any, names: Any) -> Any:
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         fix = "of classes (n,) pass the predicted ones too"
         checks.fail(where, "a square matrix (classes, classes)", f"shape {counts.shape}", fix)
-    counts = counts.astype(float)
+    counts = styles.real(where, "counts", counts)
     if not np.isfinite(counts).all() or (counts < 0).any() or not counts.sum():
         checks.fail(where, "counts of at least one example", f"from {counts.min()} to {counts.max()}", "pass counts")
     return counts
@@ -266,7 +276,7 @@ def _counted(where: str, truth: Any, predicted: Any, names: Any) -> Any:
 
 def _tallied(where: str, truth: Any, predicted: Any, names: Any) -> Any:
     classes = predicted.shape[1] if predicted.ndim == 2 else 0
-    if not np.isfinite(predicted).all():
+    if not np.isfinite(styles.real(where, "predicted classes, or scores,", predicted)).all():
         fix = "look for the first with inspection.first_nonfinite"
         checks.fail(where, "finite scores", f"{np.sum(~np.isfinite(predicted))} that are not", fix)
     predicted = predicted.argmax(axis=1) if predicted.ndim == 2 else predicted
@@ -280,4 +290,10 @@ def _tallied(where: str, truth: Any, predicted: Any, names: Any) -> Any:
     if min(truth.min(), predicted.min()) < 0:
         checks.fail(where, "classes from 0 on", f"{min(truth.min(), predicted.min())}", "number them from 0")
     classes = max(classes, int(truth.max()) + 1, int(predicted.max()) + 1, len(names) if names is not None else 0)
-    return np.bincount(truth * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+    if classes > _MOST_CLASSES:
+        got, fix = f"{classes:,}", "number the classes from 0 without gaps, or draw a part of them"
+        checks.fail(where, f"at most {_MOST_CLASSES:,} classes", got, fix)
+    # In 64 bits: the number of a cell is larger than those of the classes.
+    return np.bincount(
+        truth.astype(np.int64) * classes + predicted.astype(np.int64), minlength=classes * classes
+    ).reshape(classes, classes)

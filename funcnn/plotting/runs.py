@@ -81,8 +81,9 @@ def _curves(where: str, given: Any) -> dict[str, Any]:
         checks.fail(where, "a Result or its history", type(given).__name__, fix, TypeError)
     reached = np.asarray(rows["epochs_run"]) if "epochs_run" in rows else None
     count = int(reached) if reached is not None and reached.ndim == 0 else None
-    rows = {name: np.asarray(column) for name, column in rows.items() if name != "epochs_run"}
-    curves = {name: column[:count].astype(float) for name, column in rows.items() if column.ndim == 1}
+    rows = {str(name): np.asarray(column) for name, column in rows.items() if name != "epochs_run"}
+    flat = {name: column for name, column in rows.items() if column.ndim == 1}
+    curves = {name: styles.real(where, name, column[:count]) for name, column in flat.items()}
     if not curves or not all(len(column) for column in curves.values()):
         many = any(column.ndim > 1 for column in rows.values()) and not curves
         shown = ", ".join(f"{name} {column.shape}" for name, column in rows.items())

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from funcnn import checks
@@ -88,6 +89,16 @@ def ink(colour: Any) -> str:
 
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
     return "black" if np.dot(linear, (0.2126, 0.7152, 0.0722)) > 0.18 else "white"
+
+
+def real(where: str, what: str, values: Any) -> Any:
+    """The values as an array of floating numbers; raise where they are none."""
+    array = np.asarray(values)
+    # What JAX has beyond NumPy, such as bfloat16, is of no kind of its own.
+    if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
+        fix = "convert them: .astype(float), and of complex ones take .real or abs"
+        checks.fail(where, f"{what} as real numbers", f"{array.dtype}{array.shape}", fix, TypeError)
+    return array.astype(float)
 
 
 def expect_scale(where: str, scale: Any, values: Any) -> None:

@@ -88,7 +88,7 @@ def columns(where: str, sweep: Any, name: str) -> tuple[Any, int]:
         checks.fail(
             where, f"a column with one number a member and epoch, {', '.join(known) or 'none'}", repr(name), fix
         )
-    column = np.asarray(rows[name]).astype(float)
+    column = styles.real(where, name, rows[name])
     if column.size == 0:
         checks.fail(where, "at least one member and epoch", f"shape {column.shape}", "train for an epoch first")
     reached = np.asarray(rows.get("epochs_run", np.full(len(column), column.shape[1])))

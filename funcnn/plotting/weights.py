@@ -124,7 +124,7 @@ def _numbers(where: str, path: str, leaf: Any) -> Any:
     if not jnp.issubdtype(dtype, jnp.number):
         fix = "choose arrays of numbers by patterns"
         checks.fail(where, f"numbers at {path!r}", f"{dtype}", fix, TypeError)
-    return np.asarray(leaf).astype(float)
+    return styles.real(where, repr(path), leaf)
 
 
 def _moments(where: str, at: Any, count: int) -> Any:
