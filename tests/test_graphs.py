@@ -169,7 +169,7 @@ def test_a_number_returned_twice_and_one_named_twice():
         return y, y
 
     found = graph(f, 1.0, cotangent=(1.0, 10.0))
-    assert found["x"].gradient.item() == 33.0
+    assert (found["x"].gradient.item(), found["y"].operation) == (33.0, "mul")
     assert [str(step) for step in found.steps()][:2] == [
         "y: the gradient of the output by itself is 1",
         "y: the gradient of the output by itself is 11",

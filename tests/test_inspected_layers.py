@@ -111,6 +111,13 @@ def test_iterations_of_a_loop_have_an_axis():
     gradients = inspection.gradients(model, params, state, X, "**/tanh_0", loss=jnp.sum)
     x, path = X, next(path for path in found if path.endswith("tanh_0"))
     assert found[path].shape == (3, 6, 4)
+    assert list(inspection.activations(model, params, state, X, "**")) == [
+        "repeat_0/serial_0/dense_0",
+        "repeat_0/serial_0/tanh_0",
+        "repeat_0/serial_0",
+        "repeat_0",
+        "dense_0",
+    ]
     stacked = params["repeat_0"]
     for i in range(3):
         x, _ = block.apply(jax.tree.map(lambda a, i=i: a[i], stacked.get("serial_0", stacked)), {}, x)
@@ -118,6 +125,24 @@ def test_iterations_of_a_loop_have_an_axis():
     np.testing.assert_allclose(gradients[path][2], jnp.ones((6, 1)) @ params["dense_0"]["kernel"].T, rtol=1e-6)
     before = gradients[path][2] * (1 - found[path][2] ** 2) @ stacked.get("serial_0", stacked)["dense_0"]["kernel"][2].T
     np.testing.assert_allclose(gradients[path][1], before, rtol=1e-5)
+
+
+def test_a_loop_from_the_end():
+    def summed(x):
+        def step(carry, row):
+            with jax.named_scope("inner"):
+                carry = jnp.sin(carry + row)
+            return carry * 2, carry * 3
+
+        return jax.lax.scan(step, jnp.zeros(x.shape[1]), x, reverse=True)[1]
+
+    model = layers.serial(layers.named("back", layers.function(summed)), layers.relu)
+    found = inspection.activations(model, {}, {}, X, "**/inner")
+    carry, wanted = np.zeros(4), []
+    for row in np.asarray(X)[::-1]:
+        wanted.append(np.sin(carry + row))
+        carry = wanted[-1] * 2
+    np.testing.assert_allclose(found["back/inner"], wanted[::-1], rtol=1e-4)
 
 
 def test_a_layer_that_is_called_twice():
@@ -157,6 +182,10 @@ def test_dead_units_and_saturated_ones():
     assert (relu.smallest, relu.largest, relu.nonfinite, relu.size) == (0.0, 9.0, 0, 6)
     assert np.isclose(relu.mean, 17 / 6)
     assert squashed.saturated == 2 / 6
+    gates = inspection.activations(layers.serial(layers.sigmoid, layers.relu), {}, {}, jnp.array([[-9.0, 0.0, 9.0]]))
+    assert gates.statistics["sigmoid_0"].saturated == 2 / 3
+    turned = layers.serial(layers.named("turned", layers.function(lambda x: x * 1j)), layers.function(jnp.abs))
+    assert inspection.activations(turned, {}, {}, jnp.array([[-3.0, 4.0]])).statistics["turned"].mean == 3.5
     assert "33.3%" in str(found)
     counts, edges = found.histogram("relu_0", [0.0, 0.5, 2.0, 10.0])
     assert counts.tolist() == [3, 1, 2]

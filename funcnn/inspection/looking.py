@@ -127,8 +127,8 @@ class _Place(NamedTuple):
 
     def paths(self) -> list[str]:
         """All paths, in the order in which they are computed."""
-        order = [(slot, path) for path, slot in self.found.items()]
-        order += [(slot, path) for slot, inner in self.loops.items() for path in inner.paths()]
+        order = [(slot, path) for slot, inner in self.loops.items() for path in inner.paths()]
+        order += [(slot, path) for path, slot in self.found.items()]
         return [path for _, path in sorted(order, key=lambda pair: pair[0])]
 
     def operations(self) -> dict[str, str]:
