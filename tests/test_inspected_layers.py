@@ -114,8 +114,8 @@ def test_iterations_of_a_loop_have_an_axis():
     assert list(inspection.activations(model, params, state, X, "**")) == [
         "repeat_0/serial_0/dense_0",
         "repeat_0/serial_0/tanh_0",
+        "repeat_0",  # the loop is what the repeated layer is
         "repeat_0/serial_0",
-        "repeat_0",
         "dense_0",
     ]
     stacked = params["repeat_0"]
