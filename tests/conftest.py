@@ -28,6 +28,20 @@ def pytest_configure(config):
         raise pytest.UsageError("FUNCNN_REQUIRE_ORACLES is set and torch is missing; pip install 'funcnn[oracles]'")
 
 
+# The files that take longest, each as a whole in one process: begun last, one of them would keep the others waiting.
+LONGEST = ("test_interrupts.py", "test_stores.py", "test_checkpoints.py", "test_graphs.py", "test_law.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """The longest files first; and the examples of the layers, of which each compiles its own, are slow tests."""
+    place = {name: i for i, name in enumerate(LONGEST)}
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and "layers" in item.path.parts:
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 @pytest.fixture(scope="session")
 def torch():
     """PyTorch, where it is installed."""

@@ -173,7 +173,9 @@ def expect_resumed_from_the_step_before(run, whole):
     return str(said[0].message)
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count", [6, pytest.param(100, marks=pytest.mark.slow), pytest.param(500, marks=pytest.mark.long)]
+)
 def test_a_flipped_bit_makes_a_resume_fall_back(saved, whole, tmp_path, count):
     chance = random.Random(0)
     for number in range(count):
@@ -336,7 +338,9 @@ def mutants(folder, count):
         yield path, bytes(content)
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count", [40, pytest.param(400, marks=pytest.mark.slow), pytest.param(2000, marks=pytest.mark.long)]
+)
 def test_fuzzed_checkpoints_are_refused_or_the_same(run, count):
     refused = 0
     for path, content in mutants(newest(run), count):
