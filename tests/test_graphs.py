@@ -426,7 +426,7 @@ def test_names():
         (lambda x: x > 0, (1.0,), {}, r"one floating number, got bool\(\)"),
         (lambda: {}, (), {}, "got nothing"),
         (jnp.sin, (jnp.ones(3),), {"cotangent": jnp.ones(2)}, r"expected cotangent of \[\(3,\)\], got \[\(2,\)\]"),
-        (jnp.sin, (jnp.ones(3),), {"cotangent": (jnp.ones(3),)}, "expected cotangent of"),
+        (jnp.sin, (jnp.ones(3),), {"cotangent": (jnp.ones(3),)}, "expected cotangent as"),
     ],
 )
 def test_what_it_cannot_begin_with(f, args, options, message):
@@ -452,6 +452,29 @@ def test_what_is_no_function_or_traced():
         graph(2.0, 3.0)
     with pytest.raises(TypeError, match="graph: expected arrays with values, got what JAX is tracing"):
         jax.jit(lambda x: graph(jnp.sin, x).output.value)(1.0)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "null\x00", "esc\x1b[0m", "<&>\"'", "ключ"])
+def test_any_name_can_be_drawn(name):
+    found = graph(lambda x: inspection.name(x * 2, name), 1.0)
+    assert found[name].value.item() == 2.0
+    ElementTree.fromstring(found.to_svg())
+    assert len(found.to_dot().splitlines()) == 3 + 2 + 1 + 1
+    assert len(found.to_mermaid().splitlines()) == 1 + 2 + 1
+
+
+@pytest.mark.parametrize(
+    ("cotangent", "error", "message"),
+    [
+        (np.ones(2), ValueError, r"cotangent of \[\(\)\], got \[\(2,\)\]"),
+        ((1.0,), ValueError, r"cotangent as PyTreeDef\(\*\), got PyTreeDef\(\(\*,\)\)"),
+        ("a", TypeError, r"cotangent of float64\(\), got <U1; pass numbers"),
+        (1j, TypeError, r"cotangent of float64\(\), got complex128"),
+    ],
+)
+def test_a_cotangent_that_is_none(cotangent, error, message):
+    with pytest.raises(error, match=f"^graph: expected {message}"):
+        graph(jnp.sin, 1.0, cotangent=cotangent)
 
 
 def test_a_cotangent_of_ones_own():

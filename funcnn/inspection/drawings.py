@@ -122,11 +122,10 @@ def lines_of(node: Any) -> list[str]:
     """What is written in the box of a node, numbers that are written down and the layer among it."""
     constants = [number(i.value) for i in node.inputs if i.operation == "constant" and np.ndim(i.value) == 0]
     head, *rest = _lines(node)
-    return [
-        f"{head}, with {', '.join(constants)}" if constants else head,
-        *rest,
-        *([node.path] if node.path and node.path != node.name else []),
-    ]
+    head = f"{head}, with {', '.join(constants)}" if constants else head
+    lines = [head, *rest, *([node.path] if node.path and node.path != node.name else [])]
+    # A name may have a line break in it, or what no XML may have.
+    return ["".join(letter if letter.isprintable() else " " for letter in line) for line in lines]
 
 
 def mermaid(graph: Any) -> str:

@@ -105,9 +105,16 @@ def _cotangents(shapes: Any, cotangent: Any) -> list[Any]:
             checks.fail("graph", "a function that returns one floating number", got, fix)
         return [jnp.ones((), outputs[0].dtype)]
     given = jax.tree.leaves(cotangent)
-    if jax.tree.structure(cotangent) != jax.tree.structure(shapes) or any(
-        np.shape(a) != b.shape for a, b in zip(given, outputs, strict=False)
-    ):
+    form = jax.tree.structure(shapes)
+    if jax.tree.structure(cotangent) != form:
+        fix = "pass one of the form of what the function returns"
+        checks.fail("graph", f"cotangent as {form}", f"{jax.tree.structure(cotangent)}", fix)
+    for a, b in zip(given, outputs, strict=True):
+        kind = np.asarray(a).dtype.kind
+        if kind in "OSU" or (kind == "c" and not jnp.issubdtype(b.dtype, jnp.complexfloating)):
+            fix = "pass numbers, real ones for a real output"
+            checks.fail("graph", f"cotangent of {b.dtype}{b.shape}", f"{np.asarray(a).dtype}", fix, TypeError)
+    if any(np.shape(a) != b.shape for a, b in zip(given, outputs, strict=True)):
         fix = "pass one of the form of what the function returns"
         checks.fail("graph", f"cotangent of {[a.shape for a in outputs]}", f"{[np.shape(a) for a in given]}", fix)
     return [

@@ -1,5 +1,6 @@
 """Training as a pure function: objectives, trainers, ``run``, and ``fit``, which drives it from the host."""
 
+from funcnn.training.caching import cache_programs
 from funcnn.training.evaluation import evaluate, predict, predict_members
 from funcnn.training.events import Event, NonFiniteError, StreamError
 from funcnn.training.fitting import fit, steps
@@ -44,6 +45,7 @@ __all__ = [
     "Trainer",
     "average_of",
     "averaged",
+    "cache_programs",
     "compiled_step",
     "cosine_decay_schedule",
     "cross_validate",

@@ -1,0 +1,168 @@
+"""Compiled programs in a directory, for the next process of the same script: JAX's cache, made safe to rely on."""
+
+import atexit
+import hashlib
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from funcnn import checks, disk
+
+_PROGRAM, _DIGEST = "-cache", ".sha256"  # how JAX ends the name of an entry, and what we put beside it
+_MISS = "/jax/compilation_cache/cache_misses"
+
+# The directory whose new entries this process writes digests for; JAX has one for all.
+_current: list[Path] = []
+
+
+def cache_programs(directory: str | os.PathLike[str] | None = None, *, max_megabytes: int = 256) -> Path:
+    """Keep what is compiled in a directory: the next process that runs the same script compiles nothing.
+
+    It is the persistent cache of JAX, with what it lacks: each program has its SHA-256 beside it, and one that is
+    damaged, cut off by a kill, or without its digest is removed here, before JAX reads it, and compiled again. Programs
+    of other scripts, versions of JAX or machines are told apart by JAX. The bits are those without a cache.
+
+    Formula: ``jax_compilation_cache_dir = directory``, with programs of any size and time to compile
+
+    Args:
+        directory: one that only you may write to, for what is in it is executed; it is made where it is missing.
+            ``funcnn/programs`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``, where it is ``None``.
+        max_megabytes: the oldest programs are removed here where there are more.
+
+    Returns:
+        The directory.
+
+    Raises:
+        PermissionError: the directory belongs to somebody else, others may write to it, or it cannot be written to.
+        NotADirectoryError: it is a file.
+
+    Example:
+        >>> from funcnn import training
+        >>> training.cache_programs("~/.cache/my_project")  # doctest: +SKIP
+
+    Notes:
+        1. Call it at the beginning of a script: what was compiled before is not kept.
+        2. Digests protect from damage, and the rights of the directory from other people; not from you.
+
+    Reference: JAX, "Persistent compilation cache".
+    """
+    where = "cache_programs"
+    checks.expect_count(where, "max_megabytes", max_megabytes)
+    path = _standard() if directory is None else Path(directory).expanduser().absolute()
+    _expect_own(where, path)
+    _clean(path, max_megabytes * 2**20)
+    config: Any = jax.config
+    config.update("jax_compilation_cache_dir", str(path))
+    config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    compilation_cache.reset_cache()  # JAX asks for the directory once, when it first compiles
+    if not _current:
+        jax.monitoring.register_event_listener(_noticed)
+        atexit.register(_record)
+    _record()  # of a directory that was in use before
+    _current[:] = [path]
+    return path
+
+
+def _standard() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser().absolute() / "funcnn" / "programs"
+
+
+def _expect_own(where: str, path: Path) -> None:
+    """Raise unless this is a directory in which nobody else can put a program; make it where there is none."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except FileExistsError:
+        checks.fail(where, "a directory", f"the file {path}", "choose another path", NotADirectoryError)
+    except PermissionError:
+        checks.fail(where, "a directory that can be made", str(path), "choose another path", PermissionError)
+    if not os.access(path, os.W_OK | os.X_OK):
+        checks.fail(where, "a directory that can be written to", str(path), "choose another path", PermissionError)
+    if hasattr(os, "getuid"):  # not on Windows, where a home is its owner's
+        about = path.stat()
+        if about.st_uid != os.getuid():
+            got = f"{path}, which belongs to user {about.st_uid}"
+            checks.fail(where, "a directory of your own", got, "choose another path", PermissionError)
+        if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            got = f"{path} with the rights {stat.filemode(about.st_mode)}"
+            fix = f"its programs are executed: chmod go-w {path}"
+            checks.fail(where, "a directory that others cannot write to", got, fix, PermissionError)
+
+
+def _clean(path: Path, most: int) -> None:
+    """Remove what is damaged or has no digest, digests without a program, and the oldest where there is too much."""
+    whole: list[tuple[float, int, Path]] = []
+    for entry in list(path.iterdir()):
+        program = path / entry.name.removesuffix(_DIGEST)
+        if entry.name.endswith(_DIGEST):
+            if not program.is_file():
+                _remove(entry)
+        elif entry.name.endswith(_PROGRAM):
+            if _is_whole(entry):
+                about = entry.stat()
+                whole.append((about.st_mtime, about.st_size, entry))
+            else:
+                _remove(entry)
+    total = sum(size for _, size, _ in whole)
+    for _, size, entry in sorted(whole):
+        if total <= most:
+            break
+        _remove(entry)
+        total -= size
+
+
+def _is_whole(entry: Path) -> bool:
+    try:
+        return _beside(entry).read_text() == _digest(entry)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _remove(entry: Path) -> None:
+    """Another process may have been faster; and a folder of that name is not ours, but JAX would stumble over it."""
+    for each in (entry, _beside(entry)):
+        if each.is_dir() and not each.is_symlink():
+            each.rename(each.with_name(f"{each.name}.{uuid.uuid4().hex}.removed"))
+        else:
+            each.unlink(missing_ok=True)
+
+
+def _beside(entry: Path) -> Path:
+    return entry.with_name(entry.name + _DIGEST)
+
+
+def _digest(entry: Path) -> str:
+    return hashlib.sha256(entry.read_bytes()).hexdigest()
+
+
+# ---- the digests of what this process compiles -----------------------------------------------------------------------
+
+
+def _noticed(event: str, **_: Any) -> None:
+    """JAX says that it compiled something, and is about to write it: those before are whole."""
+    if event == _MISS:
+        _record()
+
+
+def _record() -> None:
+    """Write the digests that are missing; a cache is no reason to end a run where the disk is full."""
+    for path in _current:
+        for entry in _without(path):
+            try:
+                digest = _digest(entry)
+                with disk.beside(str(_beside(entry))) as place:
+                    Path(place).write_text(digest)
+            except OSError:
+                return
+
+
+def _without(path: Path) -> Iterator[Path]:
+    names = set(os.listdir(path)) if path.is_dir() else set[str]()
+    return (path / name for name in sorted(names) if name.endswith(_PROGRAM) and name + _DIGEST not in names)

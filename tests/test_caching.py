@@ -1,0 +1,138 @@
+"""Compiled programs in a directory: the second process compiles none, and what is damaged is compiled again."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from funcnn import training
+from funcnn.training.caching import _beside, _clean, _digest
+
+PROGRAM = """
+import collections, hashlib, json, sys
+from funcnn import layers, losses, training
+training.cache_programs(sys.argv[1])
+import jax, numpy as np, optax
+events = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: events.update([event.rpartition("/")[2]]))
+x = np.linspace(0, 1, 60, dtype=np.float32).reshape(20, 3)
+model = layers.serial(layers.dense(4), layers.tanh, layers.dropout(0.2), layers.dense(1))
+trainer = training.supervised(model, losses.squared_error, optax.adam(0.01))
+result = training.fit(trainer, (x, x[:, :1]), key=jax.random.key(0), epochs=3, batch_size=8, progress=False)
+digest = hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in jax.tree.leaves(result.state.params))).hexdigest()
+print(json.dumps([events["cache_misses"], events["cache_hits"], digest]))
+"""
+
+
+def started(folder):
+    settings = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, str(folder)]
+    return subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def executed(folder):
+    process = started(folder)
+    said, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return json.loads(said)
+
+
+def programs(folder):
+    return sorted(path for path in folder.iterdir() if path.name.endswith("-cache"))
+
+
+@pytest.mark.slow
+def test_the_second_process_compiles_nothing_and_damage_is_mended(tmp_path):
+    folder = tmp_path / "programs"
+    misses, hits, digest = executed(folder)
+    assert misses == len(programs(folder)) > 0
+    assert hits == 0
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert executed(folder) == [0, misses, digest]
+    # A flipped bit in one, another cut off, and one whose digest is missing, as after a kill.
+    flipped, cut, alone = programs(folder)[:3]
+    content = bytearray(flipped.read_bytes())
+    content[len(content) // 2] ^= 1
+    flipped.write_bytes(content)
+    cut.write_bytes(cut.read_bytes()[:-7])
+    _beside(alone).unlink()
+    assert executed(folder) == [3, misses - 3, digest]
+    assert executed(folder) == [0, misses, digest]
+
+
+@pytest.mark.slow
+def test_kills_at_any_instant_leave_what_can_be_used(tmp_path):
+    folder = tmp_path / "programs"
+    began = time.perf_counter()
+    misses, _, digest = executed(tmp_path / "whole")
+    whole = time.perf_counter() - began
+    for number in range(4):
+        process = started(folder)
+        time.sleep(whole * (0.3 + 0.15 * number))
+        process.kill()
+        process.communicate()
+    first, hits, same = executed(folder)
+    assert (first + hits, same) == (misses, digest)
+    assert executed(folder) == [0, misses, digest]
+
+
+@pytest.mark.slow
+def test_two_processes_at_once(tmp_path):
+    folder = tmp_path / "programs"
+    both = [started(folder) for _ in range(2)]
+    said = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    digests = {json.loads(out)[2] for out, _ in said}
+    assert len(digests) == 1
+    misses, hits, digest = executed(folder)
+    assert {digest} == digests
+    assert executed(folder) == [0, misses + hits, digest]
+
+
+def entry(folder, name, content=b"program", age=0.0):
+    path = folder / f"{name}-cache"
+    path.write_bytes(content)
+    _beside(path).write_text(_digest(path))
+    os.utime(path, (1e9 - age, 1e9 - age))
+    return path
+
+
+def test_what_is_not_whole_is_removed(tmp_path):
+    whole, other = entry(tmp_path, "whole"), entry(tmp_path, "other")
+    other.write_bytes(b"pr0gram")
+    (tmp_path / "lost-cache.sha256").write_text("0" * 64)
+    (tmp_path / "folder-cache").mkdir()
+    bad = entry(tmp_path, "bad")
+    _beside(bad).write_bytes(b"\xff\xfe")
+    (tmp_path / "of_others.txt").write_text("left alone")
+    _clean(tmp_path, 1000)
+    left = sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith(".removed"))
+    assert left == ["of_others.txt", whole.name, whole.name + ".sha256"]
+
+
+def test_the_oldest_make_room(tmp_path):
+    names = [entry(tmp_path, f"n{age}", bytes(400), age).name for age in (3.0, 2.0, 1.0)]
+    _clean(tmp_path, 1000)
+    assert [path.name for path in programs(tmp_path)] == sorted(names[1:])
+
+
+def test_a_directory_that_others_may_write_to_is_refused(tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    with pytest.raises(PermissionError, match=r"a directory that others cannot write to.*rwxrwx"):
+        training.cache_programs(shared)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="cache_programs: expected a directory, got the file"):
+        training.cache_programs(tmp_path / "file")
+    with pytest.raises(ValueError, match="cache_programs: expected max_megabytes of at least 1"):
+        training.cache_programs(tmp_path, max_megabytes=0)
+    if os.getuid() == 0:
+        shared.chmod(0o700)
+        os.chown(shared, 12345, -1)
+        with pytest.raises(PermissionError, match=r"a directory of your own.*belongs to user 12345"):
+            training.cache_programs(shared)
