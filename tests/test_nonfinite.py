@@ -236,6 +236,10 @@ def test_arguments_that_do_no_harm_are_not_named():
 def test_what_is_no_function_or_has_no_value_is_refused():
     with pytest.raises(TypeError, match=r"first_nonfinite: expected a function, got .*; pass f"):
         find(NUMBERS, NUMBERS)
+    with pytest.raises(
+        TypeError, match=r"first_nonfinite: mode: expected an array, got str; close over what is static"
+    ):
+        first_nonfinite(lambda x, mode: x, 1.0, "fast")
     with pytest.raises(TypeError, match=r"first_nonfinite: expected arrays with values, got .*; call it"):
         jax.jit(lambda x: find(jnp.log, x))(NUMBERS)
 

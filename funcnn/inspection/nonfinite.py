@@ -75,11 +75,7 @@ def first_nonfinite(f: Callable[..., Any], *args: Any) -> NonFinite | None:
     Reference: ``jax_debug_nans``, which stops at the first NaN whether it does harm or not and knows no layers, and
     ``torch.autograd.detect_anomaly``, for the backward pass.
     """
-    if not callable(f):
-        checks.fail("first_nonfinite", "a function", type(f).__name__, "pass f and its arguments apart", TypeError)
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(args)):
-        fix = "call it with numbers, outside of jit, grad and vmap"
-        checks.fail("first_nonfinite", "arrays with values", "what JAX is tracing", fix, TypeError)
+    expect_call("first_nonfinite", f, args)
     jaxpr, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
     order = itertools.count()
     given = [
@@ -107,6 +103,19 @@ def leaves_of(f: Callable[..., Any], args: Sequence[Any]) -> Iterator[tuple[str,
     for name, argument in bound.items():
         for path, leaf in _named(argument):
             yield f"{name}/{path}" if path else name, leaf
+
+
+def expect_call(where: str, f: Any, args: Sequence[Any]) -> None:
+    """Raise unless this is a function, and its arguments are arrays or numbers with values."""
+    if not callable(f):
+        checks.fail(where, "a function", type(f).__name__, "pass f and its arguments apart", TypeError)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(args)):
+        fix = "call it with numbers, outside of jit, grad and vmap"
+        checks.fail(where, "arrays with values", "what JAX is tracing", fix, TypeError)
+    for path, leaf in leaves_of(f, args):
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
+            got, fix = type(leaf).__name__, "close over what is static: lambda x: f(x, option)"
+            checks.fail(f"{where}: {path}", "an array", got, fix, TypeError)
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:

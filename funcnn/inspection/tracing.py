@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jax.core import Tracer
 
 from funcnn import checks
 from funcnn.inspection.graphs import Graph, made
-from funcnn.inspection.nonfinite import leaves_of
+from funcnn.inspection.nonfinite import expect_call, leaves_of
 from funcnn.inspection.passes import passed
 from funcnn.inspection.slots import expect_size, traced
 
@@ -76,15 +75,7 @@ def graph(f: Callable[..., Any], *args: Any, cotangent: Any = None, gradients: b
     Reference: Karpathy, micrograd, https://github.com/karpathy/micrograd, where each number keeps its parents; here the
     jaxpr does.
     """
-    if not callable(f):
-        checks.fail("graph", "a function", type(f).__name__, "pass f and its arguments apart", TypeError)
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, cotangent))):
-        fix = "call it with numbers, outside of jit, grad and vmap"
-        checks.fail("graph", "arrays with values", "what JAX is tracing", fix, TypeError)
-    for path, leaf in leaves_of(f, args):
-        if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
-            got, fix = type(leaf).__name__, "close over what is static: lambda x: f(x, option)"
-            checks.fail(f"graph: {path}", "an array", got, fix, TypeError)
+    expect_call("graph", f, args)
     jaxpr, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
     expect_size("graph", len(jaxpr.eqns))  # before they are taken apart, for a million take gigabytes
     leaves = list(leaves_of(f, args))
