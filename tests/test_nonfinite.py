@@ -239,7 +239,7 @@ def test_what_is_no_function_or_has_no_value_is_refused():
     with pytest.raises(
         TypeError, match=r"first_nonfinite: mode: expected an array, got str; close over what is static"
     ):
-        first_nonfinite(lambda x, mode: x, 1.0, "fast")
+        find(lambda x, mode: x, 1.0, "fast")
     with pytest.raises(TypeError, match=r"first_nonfinite: expected arrays with values, got .*; call it"):
         jax.jit(lambda x: find(jnp.log, x))(NUMBERS)
 
