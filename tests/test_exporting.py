@@ -147,7 +147,7 @@ SIZE = {"heads": 2, "blocks": 2, "length": 8}
         (lambda: models.mlp([5], 3, dropout=0.1), X),
         (lambda: models.convnet([4, 8], 3), IMAGES),
         (lambda: models.resnet(18, 10, width=4, small=True), IMAGES),
-        (lambda: models.resnet(50, 10, width=4), IMAGES),
+        pytest.param(lambda: models.resnet(50, 10, width=4), IMAGES, marks=pytest.mark.long),
         (lambda: models.transformer(11, 16, **SIZE), TOKENS),
         (lambda: models.transformer(11, 16, kind="encoder", dropout=0.1, **SIZE), TOKENS),
         (

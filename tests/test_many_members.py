@@ -122,7 +122,7 @@ def test_128_members_with_batch_norm_are_their_runs_to_rounding():
     assert_members_are_their_runs(swept("tanh", "map", norm=True, every=4), alone("tanh", True), range(3, 128, 12))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_with_kinks_members_side_by_side_are_the_same_function():
     """A ReLU whose input is within rounding of 0 has another slope in one program than in the other.
 

@@ -1,0 +1,122 @@
+"""The second start of a script: without a cache of programs, with an empty one, and with one that is filled.
+
+    python benchmarks/second_start.py            about three minutes; writes docs/start_times.md
+    python benchmarks/second_start.py --quick    one repeat of each, and writes nothing
+
+Each measurement is a fresh process that imports, loads the data, trains with ``fit`` and ends; the clock runs from its
+start. The three take turns; medians.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+
+import numpy as np
+from against_scan import ROOT, in_process, machine, marked, shown
+from workloads import WORKLOADS, data
+
+PAGE = ROOT / "docs" / "start_times.md"
+NAMES = ("W1", "W2", "W3", "W4")
+WITHOUT, EMPTY, FILLED = "without", "empty", "filled"
+BAR = 0.6  # of the process without a cache
+
+HEAD = """\
+| | no cache, s | empty cache, s | filled cache, s | empty / none | filled / none | bar | compiled, filled |
+|---|---|---|---|---|---|---|---|"""
+
+
+def one(name: str, arrays: str, cache: str, started: float) -> dict[str, float]:
+    """In a fresh process: seconds since it was started, and how many programs were compiled and not found."""
+    from funcnn import training
+
+    if cache:
+        training.cache_programs(cache)
+    import jax
+    from by_funcnn import TRAINERS
+
+    compiled: list[str] = []
+    jax.monitoring.register_event_listener(
+        lambda event, **_: compiled.append(event) if event.endswith("/cache_misses") else None
+    )
+    found, work = np.load(arrays), WORKLOADS[name]
+    options = {"epochs": work.epochs, "batch_size": work.batch_size, "progress": False}
+    result = training.fit(TRAINERS[name], (found["x"], found["y"]), key=jax.random.key(0), **options)
+    loss = float(result.history["loss"][-1])
+    return {"process": time.time() - started, "compiled": len(compiled), "loss": loss}
+
+
+def measured(name: str, repeats: int) -> str:
+    """The row of a workload."""
+    times: dict[str, list[float]] = {WITHOUT: [], EMPTY: [], FILLED: []}
+    losses, compiled = set[float](), 0
+    with tempfile.TemporaryDirectory() as folder:
+        x, y = data(name)
+        arrays = pathlib.Path(folder) / "arrays.npz"
+        np.savez(arrays, x=x, y=y)
+        for i in range(-1, repeats):  # the first round fills the caches of the disk, and is not counted
+            cache = f"{folder}/{i}"
+            for side, path in ((WITHOUT, ""), (EMPTY, cache), (FILLED, cache)):
+                found = in_process(__file__, "--one", name, str(arrays), path, repr(time.time()))
+                losses.add(found["loss"])
+                if i >= 0:
+                    times[side].append(found["process"])
+                    compiled += int(found["compiled"]) if side == FILLED else 0
+    if len(losses) > 1:
+        raise RuntimeError(f"{name}: expected one loss with and without a cache, got {sorted(losses)}")
+    seconds = " | ".join(f"{statistics.median(each):.2f}" for each in times.values())
+    ratios = f"{shown(times[EMPTY], times[WITHOUT])} | {shown(times[FILLED], times[WITHOUT], BAR)}"
+    return f"| {name} | {seconds} | {ratios} | {BAR} | {marked(compiled, 0, 0)} |"
+
+
+def page(rows: list[str], repeats: int, load: float) -> str:
+    lines = "\n".join(rows)
+    titles = "\n".join(f"- **{name}**: {WORKLOADS[name].title}" for name in NAMES)
+    return f"""\
+# The second start
+
+[`training.cache_programs`](recipes.md#a-second-start-without-compiling) keeps compiled programs in a directory. What
+does that bring?
+
+{titles}
+
+```sh
+python benchmarks/second_start.py
+```
+
+wrote this page on {datetime.date.today()}: {machine()}; load of the machine before it began {load:.1f};
+{repeats} repeats. Seconds from the start of Python to the trained parameters, imports, loading, tracing and the run
+included; medians. A ratio above its bar is bold; in brackets the median of the ratios of neighbours. The last column
+counts programs that were compiled although the cache was filled, in all repeats. The loss is the same bits in all.
+
+{HEAD}
+{lines}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one repeat of each, and no page")
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)  # what a fresh process is started with
+    options = parser.parse_args()
+    if options.one:
+        name, arrays, cache, started = options.one
+        print(json.dumps(one(name, arrays, cache, float(started))))
+        return
+    load, repeats = os.getloadavg()[0], 1 if options.quick else 5
+    print(HEAD)
+    rows: list[str] = []
+    for name in NAMES:
+        rows.append(measured(name, repeats))
+        print(rows[-1], flush=True)
+    if not options.quick:
+        PAGE.write_text(page(rows, repeats, load))
+        print(f"written to {PAGE.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
