@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from funcnn import checks
+from funcnn import checks, small_products
 
 Pads = tuple[tuple[int, int], ...]
 """How many elements come before and after each spatial axis."""
@@ -26,13 +26,15 @@ def platform() -> str:
 def matmul(x: Any, kernel: Any) -> Any:
     """``x @ kernel`` over the last axis of ``x``, with all other axes as one.
 
-    The gradients that JAX derives for a product with several batch axes contract over all of them and are slow on CPU;
-    with one batch axis they are plain matrix products.
+    The gradients that JAX derives for several batch axes are slow on CPU; for one they are plain matrix products.
+    Small ones are written out where loops become one kernel.
     """
-    if x.ndim <= 2:
-        return jnp.matmul(x, kernel)
-    y = jnp.matmul(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), kernel)
-    return y.reshape(*x.shape[:-1], kernel.shape[-1])
+    if x.ndim > 2:
+        y = matmul(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), kernel)
+        return y.reshape(*x.shape[:-1], kernel.shape[-1])
+    if x.ndim == kernel.ndim == 2 and platform() == "cpu" and small_products.wanted(x, kernel):
+        return small_products.product(x, kernel)
+    return jnp.matmul(x, kernel)
 
 
 def along_last(vector: Any, ndim: int) -> Any:
@@ -104,10 +106,9 @@ def _outputs(size: int, extent: int, stride: int) -> int:
 # Measured on two CPU cores (32 MiB of shared cache), float32, value and gradients inside a lax.scan, where the
 # gradients that JAX derives for lax.conv_general_dilated are naive loops:
 # - One product over patches made of slices against a convolution with hand-written canonical gradients: 2.4 against
-#   3.6 ms (batch 32, 14x14x32 to 64), 2.1 against 5.3 ms mapped over 4 kernels. Slices stacked: no difference.
+#   3.6 ms (batch 32, 14x14x32 to 64), 2.1 against 5.3 ms mapped over 4 kernels. A product for each position: never.
 # - A product for each row of the kernel, summed, with patches of the other axes: 10 % faster where a patch row is wide
 #   (28x28x16: 3.2 against 3.6 ms, 14x14x64: 4.9 against 5.6), slower where it is narrow (28x28x3: 1.2 against 0.8 ms).
-# - A product for each position of the kernel never won.
 _ROW_WIDTH = 48
 
 # Patches of up to this many bytes are made at once: below it, chunks of the batch brought nothing (29 MB: 11.6 ms

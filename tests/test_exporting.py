@@ -262,7 +262,8 @@ def test_it_is_compiled_once_for_each_shape_and_goes_into_other_programs(path, c
         found(a)
     assert len(compilations) == 1
     np.testing.assert_array_equal(jax.jit(found)(X), expected)
-    np.testing.assert_array_equal(jax.lax.map(lambda b: found(b[None])[0], a), expected)
+    # One row at a time: on some processors a product of one row is summed in another order.
+    np.testing.assert_allclose(jax.lax.map(lambda b: found(b[None])[0], a), expected, rtol=1e-6)
 
 
 def test_double_precision_is_not_cut(path):

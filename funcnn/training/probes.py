@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from funcnn import checks, primitives
+from funcnn import checks, primitives, small_products
 from funcnn.core import Tree
 from funcnn.training.driving import Driver
 from funcnn.training.kernels import fuses_small_loops
@@ -132,7 +132,6 @@ def _read(jaxpr: Any) -> set[Any]:
 
 # Multiplications of one product in a step of one member, on CPU: measured with benchmarks/sweeps.py, docs/sweeps.md.
 _LARGE = 4_000_000
-_TINY = 1_000
 
 
 def fastest(jaxpr: Any, plan: Plan) -> str:
@@ -144,7 +143,7 @@ def fastest(jaxpr: Any, plan: Plan) -> str:
     if primitives.platform() != "cpu":
         return "vmap"
     largest = max(_products(jaxpr), default=0)
-    fused = fuses_small_loops() and not plan.draws and largest <= _TINY
+    fused = fuses_small_loops() and not plan.draws and largest <= small_products.MOST
     return "map" if fused or largest > _LARGE else "vmap"
 
 
@@ -156,6 +155,8 @@ def _products(jaxpr: Any) -> Iterator[int]:
         if equation.primitive.name == "dot_general":
             ((contracted, _), _) = equation.params["dimension_numbers"]
             yield made * math.prod(inputs[0][axis] for axis in contracted)
+        elif equation.primitive.name == "small_product":
+            yield made * inputs[0][1]
         elif equation.primitive.name == "conv_general_dilated":
             yield made * math.prod(inputs[1]) // max(inputs[1][equation.params["dimension_numbers"].rhs_spec[0]], 1)
         for inner in jax.tree.leaves(
