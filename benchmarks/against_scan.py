@@ -1,6 +1,6 @@
-"""funcnn against a hand-written ``jax.jit`` of ``lax.scan`` on the same networks: ratios, and docs/performance.md.
+"""funcnn against a hand-written ``jax.jit`` of ``lax.scan`` on the same networks: ratios, and docs/scan_times.md.
 
-    python benchmarks/against_scan.py                  all of it, about 15 minutes; writes docs/performance.md
+    python benchmarks/against_scan.py                  all of it, about 15 minutes; writes docs/scan_times.md
     python benchmarks/against_scan.py --quick          a few repeats of each, and writes nothing
     python benchmarks/against_scan.py --workloads W1,W3
 
@@ -24,14 +24,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 from workloads import WORKLOADS, Workload, data
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "scan_times.md"
+NAMES = ("W1", "W2", "W3", "W4", "W5")  # performance.py has all of the workloads, and more sides
 IMPORT_BAR = 50  # milliseconds that funcnn may add to jax and optax
 
 # By hand, the initialisation is a compiled program of its own, or part of the run. A first result is compared with the
@@ -144,12 +145,16 @@ print(json.dumps({"jax, optax": b - a, "funcnn": time.perf_counter() - b}))
 """
 
 
-def in_process(*arguments: str) -> dict[str, float]:
-    """What a fresh process printed, as JSON; without a cache of programs, with one of byte code, as users have it."""
+def in_process(*arguments: str, settings: dict[str, str] | None = None, limit: float | None = None) -> dict[str, Any]:
+    """What a fresh process printed, as JSON; without a cache of programs, with one of byte code, as users have it.
+
+    ``settings`` are added to its environment; after ``limit`` seconds it is ended.
+    """
     unset = {"PYTHONDONTWRITEBYTECODE", "JAX_COMPILATION_CACHE_DIR"}
     environment = {name: value for name, value in os.environ.items() if name not in unset}
-    environment["PYTHONPATH"] = str(ROOT)
-    done = subprocess.run([sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    environment |= {"PYTHONPATH": str(ROOT), **(settings or {})}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=limit)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -230,22 +235,34 @@ def import_line(taken: dict[str, float]) -> str:
     )
 
 
-def machine() -> str:
-    """Processor, cores, system, versions, and how busy the machine was with other things."""
+def installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
+
+
+def machine(others: Sequence[str] = ()) -> str:
+    """Processor, cores, system, and the versions of Python, of what is measured, and of what others are installed."""
     cpu = platform.processor() or platform.machine()
     info = pathlib.Path("/proc/cpuinfo")
     if info.exists():
         names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = names[0] if names else cpu
-    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "optax", "numpy"))
+    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "optax", "numpy", *others) if installed(name))
     return f"{cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, {packages}"
 
 
+def titled(name: str) -> str:
+    """A line on a workload, for a list."""
+    work = WORKLOADS[name]
+    return f"- **{name}**: {work.title}; {'one epoch' if work.epochs == 1 else f'{work.epochs} epochs'}"
+
+
 def page(rows: list[str], first_rows: list[str], imported: str, load: float) -> str:
-    counts = {name: "one epoch" if work.epochs == 1 else f"{work.epochs} epochs" for name, work in WORKLOADS.items()}
-    titles = "\n".join(f"- **{name}**: {work.title}; {counts[name]}" for name, work in WORKLOADS.items())
+    titles = "\n".join(titled(name) for name in NAMES)
     return f"""\
-# Performance
+# Times beside a hand-written scan
 
 What does the library cost over plain JAX? Each network is trained by funcnn and, in the same run, by a hand-written
 `jax.jit` of `lax.scan` ([by_hand.py](../benchmarks/by_hand.py)) that does the same work: the same shuffling, the same
@@ -315,7 +332,7 @@ def measured(names: list[str], quick: bool) -> tuple[list[str], list[str], str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workloads", default=",".join(WORKLOADS), help="such as W1,W3; the page is of all of them")
+    parser.add_argument("--workloads", default=",".join(NAMES), help="such as W1,W3; the page is of all of them")
     parser.add_argument("--quick", action="store_true", help="few repeats, and no page")
     parser.add_argument("--first", nargs=4, help=argparse.SUPPRESS)  # what a fresh process is started with
     options = parser.parse_args()
@@ -324,12 +341,12 @@ def main() -> None:
         print(json.dumps(first(name, side, folder, float(started))))
         return
     names = options.workloads.split(",")
-    unknown = [name for name in names if name not in WORKLOADS]
+    unknown = [name for name in names if name not in NAMES]
     if unknown:
-        parser.error(f"expected workloads among {', '.join(WORKLOADS)}, got {', '.join(unknown)}")
+        parser.error(f"expected workloads among {', '.join(NAMES)}, got {', '.join(unknown)}")
     load = os.getloadavg()[0]
     rows, first_rows, imported = measured(names, options.quick)
-    if not options.quick and names == list(WORKLOADS):
+    if not options.quick and names == list(NAMES):
         PAGE.write_text(page(rows, first_rows, imported, load))
         print(f"written to {PAGE.relative_to(ROOT)}")
 

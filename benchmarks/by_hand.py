@@ -1,25 +1,35 @@
 """The other side: each network and its run as a person writes them in plain JAX and Optax, ``jax.jit`` of ``lax.scan``.
 
 It needs nothing of funcnn. The epochs are one scan and the steps of an epoch another; the smaller last batch is a step
-of its own; an epoch is a permutation and each batch a gather; the history holds the loss and nothing else.
+of its own; an epoch is a permutation and each batch a gather; the history holds the loss and nothing else. The runs of
+W7 are side by side, ``jax.vmap`` of the whole run over keys and rates.
 """
 
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+import transformer_by_hand
+from workloads import Workload, rates
 
 Params = Any
 
 
 class ByHand(NamedTuple):
-    """A network: ``init(key) -> params``, ``loss(params, x, y) -> scalar``, and its optimizer."""
+    """A network: ``init(key) -> params``, ``outputs(params, x)``, the loss of those, and its optimizer."""
 
     init: Callable[[Any], Params]
-    loss: Callable[[Params, Any, Any], Any]
+    outputs: Callable[[Params, Any], Any]
+    loss_of: Callable[[Any, Any], Any]
     optimizer: optax.GradientTransformation
+
+    def loss(self, params: Params, x: Any, y: Any) -> Any:
+        """What the optimizer makes small."""
+        return self.loss_of(self.outputs(params, x), y)
 
 
 def trained(net: ByHand, params: Params, shuffle_key: Any, x: Any, y: Any, epochs: int, batch_size: int | None) -> Any:
@@ -68,18 +78,21 @@ def dense(params: Params, x: Any) -> Any:
     return x @ w + b
 
 
-def xor_loss(params: Params, x: Any, y: Any) -> Any:
+def xor(params: Params, x: Any) -> Any:
     (w1, b1), (w2, b2), (w3, b3) = params
-    out = jax.nn.sigmoid(jax.nn.sigmoid(jnp.tanh(x @ w1 + b1) @ w2 + b2) @ w3 + b3)
-    return jnp.mean((out - y) ** 2)
+    return jax.nn.sigmoid(jax.nn.sigmoid(jnp.tanh(x @ w1 + b1) @ w2 + b2) @ w3 + b3)
 
 
-def moons_loss(params: Params, x: Any, y: Any) -> Any:
-    return optax.sigmoid_binary_cross_entropy(dense(params, x), y).mean()
+def squared(outputs: Any, y: Any) -> Any:
+    return jnp.mean((outputs - y) ** 2)
 
 
-def classes_loss(params: Params, x: Any, y: Any) -> Any:
-    return optax.softmax_cross_entropy_with_integer_labels(dense(params, x), y).mean()
+def binary(logits: Any, y: Any) -> Any:
+    return optax.sigmoid_binary_cross_entropy(logits, y).mean()
+
+
+def classes(logits: Any, y: Any) -> Any:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
 
 # ---- the convolutional network ---------------------------------------------------------------------------------------
@@ -124,17 +137,65 @@ def images_init(key: Any) -> Params:
     return [(glorot(k, shape), jnp.zeros(shape[-1])) for k, shape in zip(keys, shapes, strict=True)]
 
 
-def images_loss(params: Params, x: Any, y: Any) -> Any:
+def images(params: Params, x: Any) -> Any:
     (k1, b1), (k2, b2), *rest = params
     x = pool(jax.nn.relu(conv(x, k1) + b1))
     x = pool(jax.nn.relu(conv(x, k2) + b2))
-    return classes_loss(rest, x.reshape(len(x), -1), y)
+    return dense(rest, x.reshape(len(x), -1))
 
 
 NETWORKS = {
-    "W1": ByHand(dense_init(2, 4, 4, 1), xor_loss, optax.sgd(0.4)),
-    "W2": ByHand(dense_init(2, 16, 8, 1), moons_loss, optax.adam(0.01)),
-    "W3": ByHand(dense_init(64, 128, 64, 10), classes_loss, optax.adam(1e-3)),
-    "W4": ByHand(dense_init(784, 512, 512, 10), classes_loss, optax.adam(1e-3)),
-    "W5": ByHand(images_init, images_loss, optax.adam(1e-3)),
+    "W1": ByHand(dense_init(2, 4, 4, 1), xor, squared, optax.sgd(0.4)),
+    "W2": ByHand(dense_init(2, 16, 8, 1), dense, binary, optax.adam(0.01)),
+    "W3": ByHand(dense_init(64, 128, 64, 10), dense, classes, optax.adam(1e-3)),
+    "W4": ByHand(dense_init(784, 512, 512, 10), dense, classes, optax.adam(1e-3)),
+    "W5": ByHand(images_init, images, classes, optax.adam(1e-3)),
+    "W6": ByHand(transformer_by_hand.init, transformer_by_hand.scores, classes, optax.adamw(1e-3, weight_decay=1e-4)),
 }
+
+WORKLOADS = (*NETWORKS, "W7")
+
+# ---- as the other libraries are called -------------------------------------------------------------------------------
+
+
+@cache
+def program(name: str, work: Workload) -> Callable[[Any, Any, Any], Params]:
+    """The compiled run, initialisation included: ``(key, x, y) -> params``; of all members for W7."""
+    net = NETWORKS["W1" if name == "W7" else name]
+
+    def run(net: ByHand, key: Any, x: Any, y: Any) -> Any:
+        init_key, shuffle_key = jax.random.split(key)
+        (params, _), losses = trained(net, net.init(init_key), shuffle_key, x, y, work.epochs, work.batch_size)
+        return params, losses
+
+    def member(key: Any, rate: Any, x: Any, y: Any) -> Any:
+        return run(net._replace(optimizer=optax.sgd(rate)), key, x, y)
+
+    @jax.jit
+    def ensemble(key: Any, x: Any, y: Any) -> Any:
+        keys = jax.random.split(key, work.members)
+        return jax.vmap(member, in_axes=(0, 0, None, None))(keys, rates(work.members), x, y)
+
+    return ensemble if name == "W7" else jax.jit(partial(run, net))
+
+
+@cache
+def forward(name: str) -> Callable[[Params, Any], Any]:
+    """The compiled outputs of a network; of all members for W7."""
+    if name == "W7":
+        return jax.jit(jax.vmap(xor, in_axes=(0, None)))
+    return jax.jit(NETWORKS[name].outputs)
+
+
+def started(
+    name: str, work: Workload, x: np.ndarray, y: np.ndarray, seed: int
+) -> tuple[Callable[[], None], Callable[[np.ndarray], np.ndarray]]:
+    """``train()``: a whole run from its initialisation on, waited for; and ``predict(x)``: raw outputs."""
+    run, key, inputs, targets = program(name, work), jax.random.key(seed), jnp.asarray(x), jnp.asarray(y)
+    params: Params = None
+
+    def train() -> None:
+        nonlocal params
+        params, _ = jax.block_until_ready(run(key, inputs, targets))
+
+    return train, lambda x: np.asarray(forward(name)(params, x))

@@ -1,6 +1,7 @@
 """Neural networks on JAX in which a training run is one pure function."""
 
 from funcnn import (
+    bits,
     checkpoints,
     checks,
     core,
@@ -26,6 +27,7 @@ from funcnn import (
 
 __all__ = [
     "__version__",
+    "bits",
     "checkpoints",
     "checks",
     "core",

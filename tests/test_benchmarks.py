@@ -3,9 +3,11 @@
 Nothing here is timed. Each workload is cut to a few examples and epochs, with a smaller last batch where there is one.
 """
 
+import ast
 import importlib
 import re
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -89,8 +91,75 @@ def test_both_sides_start_alike(benchmark, cut):
 
 
 def test_every_workload_has_both_sides(benchmark):
-    names = set(benchmark("workloads").WORKLOADS)
-    assert names == set(benchmark("by_hand").NETWORKS) == set(benchmark("by_funcnn").TRAINERS) == set(CUT)
+    names = {*benchmark("workloads").WORKLOADS} - {"W7"}  # of the networks of W1
+    assert names == set(benchmark("by_hand").NETWORKS) == set(benchmark("by_funcnn").TRAINERS)
+    assert set(CUT) == set(benchmark("against_scan").NAMES) == names - {"W6"}
+
+
+# ---- the transformer -------------------------------------------------------------------------------------------------
+
+
+def as_by_hand(params):
+    """The params of the model of funcnn, whose blocks are stacked, as by_hand has them."""
+    own, forward = params["decoder"]["repeat_0"]["serial_0"].values()
+    norms = [part["layer_norm_0"] for part in (own, forward)]
+    attention, dense = own["attention_0"], forward["serial_0"]
+    places = {name: attention[name] for name in ("query", "key", "value", "output")}
+    places |= {"wide": dense["dense_0"], "narrow": dense["dense_1"], "norm_1": norms[0], "norm_2": norms[1]}
+
+    def pair(layer):
+        return layer.get("kernel", layer.get("scale")), layer["bias"]
+
+    stacked = {name: pair(layer) for name, layer in places.items()}
+    return {
+        "embedding": params["table"]["embedding"],
+        "positions": params["start"]["learned_positions_0"]["embedding"],
+        "blocks": [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(4)],
+        "norm": pair(params["decoder"]["layer_norm_0"]),
+    }
+
+
+@pytest.fixture(scope="module")
+def transformers(benchmark):
+    """Both sides' params, ours also as by hand has them, and some texts."""
+    x, y = (jnp.asarray(each[:6]) for each in benchmark("workloads").data("W6"))
+    state = jax.jit(benchmark("by_funcnn").TRAINERS["W6"].init)(jax.random.key(0), (x, y))
+    return state, as_by_hand(state.params), jax.jit(benchmark("by_hand").NETWORKS["W6"].init)(jax.random.key(0)), x, y
+
+
+@pytest.mark.slow
+def test_both_transformers_are_one_network(benchmark, transformers):
+    """The same params give the same scores and the same gradients."""
+    state, ours, theirs, x, y = transformers
+    model, net = benchmark("by_funcnn").MODELS["W6"], benchmark("by_hand").NETWORKS["W6"]
+    assert jax.tree.map(jnp.shape, ours) == jax.tree.map(jnp.shape, theirs)
+    assert sum(leaf.size for leaf in jax.tree.leaves(theirs)) == 809_728
+    # At the start biases are zero and norms do nothing: with other params, nothing may be left out unseen.
+    keys = jax.random.split(jax.random.key(1), 200)
+    leaves, tree = jax.tree.flatten(state.params)
+    moved = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=False)]
+    params = jax.tree.unflatten(tree, moved)
+    loss = benchmark("by_funcnn").losses.softmax_cross_entropy
+    scores = jax.jit(lambda params: model.apply(params, {}, x)[0])
+    gradient = jax.jit(jax.grad(lambda params: loss(model.apply(params, {}, x)[0], y).mean()))(params)
+    with jax.numpy_rank_promotion("allow"):
+        expected = jax.jit(net.outputs)(as_by_hand(params), x)
+        expected_gradient = jax.jit(jax.grad(net.loss))(as_by_hand(params), x, y)
+    np.testing.assert_allclose(scores(params), expected, rtol=0, atol=1e-4)
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected_gradient))
+    for a, b in zip(*map(jax.tree.leaves, (as_by_hand(gradient), expected_gradient)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * largest)
+
+
+@pytest.mark.slow
+def test_both_transformers_start_alike(transformers):
+    _, ours, theirs, _, _ = transformers
+    for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+        np.testing.assert_allclose(a.std(), b.std(), rtol=0.05)
+        np.testing.assert_allclose(jnp.abs(a).mean(), jnp.abs(b).mean(), rtol=0.05)
+
+
+# ---- what is trained -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "rest", "steps"), [("W3", 29, 900), ("W4", 96, 469), ("W5", 40, 48)])
@@ -102,7 +171,10 @@ def test_the_last_batch_is_a_smaller_one(benchmark, name, rest, steps):
     assert f"{examples} " in work.title
 
 
-@pytest.mark.parametrize("module", ["by_hand", "workloads"])
+PEERS = ("by_linen", "by_nnx", "by_equinox", "by_keras", "by_torch", "by_sklearn")
+
+
+@pytest.mark.parametrize("module", ["by_hand", "by_loop", "transformer_by_hand", "workloads", *PEERS])
 def test_the_other_side_needs_nothing_of_funcnn(module):
     assert not re.search(r"^\s*(from|import) funcnn", (BENCHMARKS / f"{module}.py").read_text(), re.MULTILINE)
 
@@ -133,6 +205,175 @@ def test_the_page_shows_ratios_and_marks_what_is_above_its_bar(benchmark):
     assert "| **1.50** (1.50) | 1.15 |" in script.first_row("W1", work, slow, slow)
     line = script.import_line({"jax, optax": 400.0, "funcnn": 51.0})
     page = script.page([row], ["| first |"], line, 0.5)
-    assert all(part in page for part in (row, "| first |", "**51** ms", *benchmark("workloads").WORKLOADS))
+    assert all(part in page for part in (row, "| first |", "**51** ms", *script.NAMES))
     for head in (script.STEADY_HEAD, script.FIRST_HEAD):
         assert len({text.count("|") for text in head.splitlines()}) == 1
+
+
+# ---- all sides, in processes of their own ----------------------------------------------------------------------------
+
+
+def test_every_side_has_the_workloads_that_are_measured_of_it(benchmark):
+    """Read and not imported: not every library is installed here."""
+    one_run = benchmark("one_run")
+    assert set(one_run.OURS) | set(one_run.LIBRARIES) | {"scan", "loop"} == set(one_run.SIDES)
+    for side in one_run.SIDES.values():
+        tree = ast.parse((BENCHMARKS / f"{side.module}.py").read_text())
+        values = [
+            node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "WORKLOADS"
+        ]
+        names = {name for value in values for name in re.findall(r"'(W\d)'", ast.unparse(value))}
+        if side.module in ("by_hand", "by_loop"):
+            names = set(benchmark(side.module).WORKLOADS)
+        assert set(side.names) <= names, side.title
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs", "y", "loss", "accuracy"),
+    [
+        ("W1", [[0.9], [0.4]], [[1.0], [1.0]], (0.01 + 0.36) / 2, 0.5),
+        ("W7", [[[0.9], [0.4]], [[1.0], [1.0]]], [[1.0], [1.0]], 0.37 / 4, 0.75),
+        ("W2", [[0.25], [2.0]], [[1.0], [0.0]], (np.log1p(np.exp(-0.25)) + np.log1p(np.exp(2))) / 2, 0.5),
+        ("W3", [[1.0, 1.0], [900.0, 0.0]], [0, 0], np.log(2) / 2, 1.0),
+        ("W6", [[[0.0, 2.0], [0.0, 0.0]]], [[1, 1]], (np.log1p(np.exp(-2)) + np.log(2)) / 2, 0.5),
+    ],
+)
+def test_losses_and_accuracies_are_those_of_a_hand_computation(benchmark, name, outputs, y, loss, accuracy):
+    found = benchmark("one_run").judged(name, np.array(outputs, np.float32), np.array(y))
+    np.testing.assert_allclose(found, (loss, accuracy), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 100])
+def test_a_result_does_not_depend_on_how_many_rows_are_predicted_together(benchmark, monkeypatch, rows):
+    one_run, x, y = benchmark("one_run"), np.arange(14.0).reshape(7, 2) % 5, np.arange(7) % 2
+    whole = one_run.result("W3", lambda x: x, x, y)
+    monkeypatch.setitem(one_run.AT_ONCE, "W3", rows)
+    np.testing.assert_allclose(one_run.result("W3", lambda x: x, x, y), whole, rtol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("side", "name"),
+    [(s, n) for n in ("W1", "W7") for s in ("run", "fit", "fused", "scan", "loop") if n + s != "W7fit"],
+)
+def test_a_fresh_process_trains_and_says_what_it_took(benchmark, tmp_path, side, name):
+    one_run, script = benchmark("one_run"), benchmark("against_scan")
+    x, y = benchmark("workloads").data(name)
+    np.savez(tmp_path / "arrays.npz", x=x, y=y, epochs=3000, members=8)
+    command = (one_run.__file__, "train", side, name, str(tmp_path / "arrays.npz"), "1", repr(time.time()))
+    found = script.in_process(*command, "0.01", settings=one_run.SIDES[side].settings, limit=300)
+    assert (found["steps"], found["members"]) == (3000, 8)
+    assert found["process"] > found["first"] > found["steady"] > 0
+    memory = [found["memory"][part] for part in ("begin", "imported", "trained", "end")]
+    assert memory == sorted(memory)
+    assert 10 < memory[0] < memory[-1] < 2000
+    assert 0 < found["loss"] < 0.26
+    assert found["accuracy"] >= 0.5
+
+
+def measurements(benchmark, side, name, number, **changes):
+    """Made-up numbers of one process."""
+    found = {"process": 2.0, "first": 1.0, "steady": 0.5, "steps": 1000, "loss": 0.25, "accuracy": 0.75}
+    members = min(benchmark("workloads").WORKLOADS[name].members, benchmark("one_run").SIDES[side].members)
+    memory = {"begin": 30.0, "imported": 100.0, "trained": 200.0, "end": 300.0}
+    job = {"kind": "train", "side": side, "name": name, "round": number}
+    return {**job, **found, "members": members, "memory": memory, **changes}
+
+
+MACHINE = {"kind": "machine", "machine": "a machine", "date": "2026-01-01", "load": 0.5}
+
+
+def test_the_page_of_all_sides_marks_what_is_above_its_bar(benchmark):
+    pages = benchmark("performance_page")
+    records = [MACHINE]
+    for number, steady in enumerate((0.1, 0.2, 0.9)):  # medians 0.2 and 1.0
+        records += [measurements(benchmark, "run", "W3", number, steady=steady, loss=steady)]
+        records += [measurements(benchmark, "scan", "W3", number, steady=5 * steady, memory={"trained": 100.0})]
+    records += [
+        measurements(benchmark, "run", "W5", 0, steady=1.5),
+        measurements(benchmark, "torch", "W5", 0, steady=1.0),
+    ]
+    records += [
+        measurements(benchmark, side, "W3", 0, process=process) for side, process in (("torch", 4.0), ("sklearn", 1.0))
+    ]
+    records += [measurements(benchmark, "run", "W3", 0, kind="cached", process=0.5, steady=None)]
+    rows = pages.bar_rows(records)
+    by_name = {row.split("|")[1].strip(): row for row in rows}
+    assert len(by_name) == len(rows) == 7 + 4 + 4 + 7 + 1
+    assert by_name["W3, a step"].endswith("| scan by hand | 0.20 | 1.00 |")
+    assert by_name["W5, a step"].endswith("| PyTorch, eager | **1.50** | 1.30 |")
+    assert by_name["W3, whole process"].endswith("| scikit-learn, the best library | **2.00** | 1.00 |")
+    assert by_name["W3, second process, cache"].endswith("| 0.50 | 0.60 |")
+    assert by_name["W3, peak memory"].endswith("| **2.00** | 1.10 |")
+    assert by_name["W1, a step"].endswith("| not measured | 0.15 |")
+    row = pages.side_row(records, "run", "W3")
+    cells = "200.0 | 0.20 | 2.00 | 2.00 | 0.50 | 0.2 (0.1 to 0.9) | 0.750 | 200"
+    assert row == f"| funcnn, `jit(run)` | {cells} |"
+    assert row in pages.page(records)
+
+
+def test_the_page_of_all_sides_says_what_is_missing_and_what_is_scaled(benchmark):
+    pages = benchmark("performance_page")
+    failed = {"kind": "train", "side": "keras", "name": "W3", "round": 0, "failed": "not installed: keras"}
+    records = [MACHINE, failed, measurements(benchmark, "keras", "W7", 0, steady=0.1, process=3.0)]
+    assert pages.side_row(records, "keras", "W3") == "| Keras on JAX | not installed: keras | | | | | | | |"
+    assert pages.side_row(records, "torch", "W3") is None
+    scaled = pages.side_row(records, "keras", "W7")
+    assert scaled.startswith("| Keras on JAX (4 runs, times scaled) | 6,400.0 |  | 9.30 | 1.00 |")
+    again = [*records, measurements(benchmark, "keras", "W3", 0)]  # a later attempt counts
+    assert "not installed" not in pages.side_row(again, "keras", "W3")
+    page = pages.page(records)
+    assert "a machine" in page
+    assert "Not measured." in page
+    for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
+        assert len({line.count("|") for line in table.splitlines()}) == 1, table
+
+
+def test_final_losses_outside_of_the_reference_are_marked(benchmark):
+    pages = benchmark("performance_page")
+    assert pages.quantiles([float(i) for i in range(11)]) == (1.0, 9.0)
+    job = {"kind": "losses", "name": "W1", "round": 0}
+    reference = {**job, "side": "scan", "losses": [float(i) for i in range(11)]}
+    for ours, shown in (([8.9] * 3, "8.9"), ([9.1] * 3, "**9.1**"), ([0.5] * 3, "**0.5**")):
+        rows = pages.loss_rows([reference, {**job, "side": "run", "losses": ours}])
+        assert rows[0].startswith(f"| W1 | funcnn, `jit(run)` | {shown} | ")
+        assert rows[1] == "| W1 | scan by hand | 5 | 1 | 9 | 11 |"
+
+
+def test_what_is_known_is_not_measured_again(benchmark, tmp_path, monkeypatch):
+    script, keep, measured = benchmark("performance"), tmp_path / "kept.jsonl", []
+
+    def fake(job, folder, seeds, seconds=0):
+        if seconds or seeds:
+            measured.append(job)
+        return job._asdict() | ({"failed": "no"} if job.side == "scan" else {})
+
+    monkeypatch.setattr(script, "measured", fake)
+    todo = [script.Job("train", side, "W1", number) for side in ("run", "scan") for number in (0, 1)]
+    script.measurements(todo[:3], [MACHINE], keep, 1)
+    assert measured == todo[:3]
+    with keep.open("a") as file:
+        file.write('{"kind": "tra')  # cut off by a kill
+    records = script.read(keep)
+    assert [script.job_of(record) for record in records] == todo[:3]
+    measured.clear()
+    script.measurements(todo, [MACHINE, *records], None, 1)
+    assert measured == todo[2:]  # what failed is tried again
+
+
+def test_the_rounds_have_all_sides_each_in_an_order_of_its_own(benchmark):
+    script = benchmark("performance")
+    todo = script.jobs(["W1", "W5"], ["run", "fused", "torch", "sklearn"], 2, 3)
+    assert len(set(todo)) == len(todo)
+    first, second = ([job for job in todo if job.round == i and job.kind != "losses"] for i in (0, 1))
+    assert {job._replace(round=0) for job in second} == set(first)
+    assert [job._replace(round=0) for job in second] != first
+    pairs = {(job.side, job.name) for job in first if job.kind == "train"}
+    assert pairs == {(s, n) for s in ("run", "torch") for n in ("W1", "W5")} | {("fused", "W1"), ("sklearn", "W1")}
+    assert {job.side for job in todo if job.kind == "cached"} == {"run", "fused"}
+    assert [job.name for job in first if job.kind == "compile"] == sorted(
+        ["4", "256"], key=[j.name for j in first].index
+    )
+    assert {(job.side, job.name) for job in todo if job.kind == "losses"} == pairs - {("sklearn", "W1")}

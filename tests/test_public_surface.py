@@ -15,7 +15,18 @@ ROOT = Path(funcnn.__file__).parent
 # What the layers are built from, not what networks are built from: documented, but without an example for each name.
 FOUNDATION = {
     f"funcnn.{name}"
-    for name in ("checks", "core", "disk", "primitives", "small_products", "spatial", "stacks", "targets", "trees")
+    for name in (
+        "bits",
+        "checks",
+        "core",
+        "disk",
+        "primitives",
+        "small_products",
+        "spatial",
+        "stacks",
+        "targets",
+        "trees",
+    )
 }
 
 MODULES = {name: importlib.import_module(name) for _, name, _ in pkgutil.walk_packages(funcnn.__path__, "funcnn.")}

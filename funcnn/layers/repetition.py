@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from funcnn import checks
+from funcnn import checks, primitives
 from funcnn.core import (
     Layer,
     Tree,
@@ -20,11 +20,15 @@ from funcnn.core import (
     spec,
 )
 
+# A transformer of four blocks of width 128 on 2048 positions, two CPU cores: 187 ms a step in a loop, which copies
+# all that the gradient needs to a stack and back, and 150 written out; the first call takes as long.
+_FEW = 4
 
-def repeat(layer: Layer, n: int, *, remat: bool = False) -> Layer:
+
+def repeat(layer: Layer, n: int, *, remat: bool = False, unroll: int | None = None) -> Layer:
     """The same kind of layer ``n`` times in a row, each time with weights of its own, as one loop.
 
-    It compiles in the time of one layer, whatever ``n``, and computes what ``serial`` of ``n`` such layers would.
+    It compiles in the time of a few layers, whatever ``n``, and computes what ``serial`` of ``n`` such layers would.
 
     Formula: ``y = f_n(... f_2(f_1(x)))``
 
@@ -37,9 +41,11 @@ def repeat(layer: Layer, n: int, *, remat: bool = False) -> Layer:
         n: how many times.
         remat: whether to compute each layer again for the gradient, instead of keeping what it computed: memory for
             one layer and ``n`` inputs.
+        unroll: how many layers one pass of the loop has: more compile longer, and copy less. All where it is ``None``
+            and there are up to four of them on a CPU, without ``remat``; otherwise one.
 
     Raises:
-        TypeError: ``layer`` is not a layer, or ``n`` not a whole number.
+        TypeError: ``layer`` is not a layer, or ``n`` or ``unroll`` not a whole number.
         ValueError: the layer changes the shape or dtype, or the params are of another number of layers.
 
     Example:
@@ -55,6 +61,7 @@ def repeat(layer: Layer, n: int, *, remat: bool = False) -> Layer:
     Reference: ``layer_stack`` of Haiku, ``nn.scan`` of Flax.
     """
     n = checks.expect_count("repeat", "n", n)
+    given = None if unroll is None else checks.expect_count("repeat", "unroll", unroll)
     ((name, child),) = named_children("repeat", (layer,))
 
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
@@ -80,7 +87,9 @@ def repeat(layer: Layer, n: int, *, remat: bool = False) -> Layer:
             _expect_kept(x, output_spec(child, *_first(*stacked), x))
             # Inside a scan nothing would be shared that this could keep apart.
             step = jax.checkpoint(body, prevent_cse=False) if remat else body
-            y, new = jax.lax.scan(step, x, (*stacked, jnp.arange(n)))
+            few = n <= _FEW and not remat and primitives.platform() == "cpu"
+            together = min(n, given or (n if few else 1))
+            y, new = jax.lax.scan(step, x, (*stacked, jnp.arange(n)), unroll=together)
         return y, _entry(name, new)
 
     return Layer(init, apply, "repeat", children=((name, child),))
