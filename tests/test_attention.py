@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from funcnn import layers
+from funcnn.layers import attending
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -541,3 +542,44 @@ def test_one_mask_for_all_examples_has_a_batch_axis_of_one(options):
         np.testing.assert_array_equal(y["x"], expected["x"])
     with pytest.raises(ValueError, match=rf"got \(4, 4\); one for all examples has a batch axis of 1: {name}\[None\]"):
         layer.apply(params, state, {**given, name: pairs})
+
+
+# ---- how it is computed ----------------------------------------------------------------------------------------------
+
+
+def products(layer, x):
+    params, state = layer.init(jax.random.key(0), x)
+    return str(jax.make_jaxpr(lambda params: layer.apply(params, state, x)[0])(params)).count("dot_general[")
+
+
+def test_one_sequence_is_mapped_in_one_product():
+    x = drawn(2, 5, 8)
+    assert products(layers.attention(2), x) == 4  # its three maps at once, scores, values, output
+    assert products(layers.attention(2, cross=True), {"x": x, "context": drawn(2, 3, 8)}) == 6
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("masked", [False, True, "heads"])
+def test_on_a_cpu_it_is_what_jax_computes(groups, masked, monkeypatch):
+    x = drawn(3, 6, 16).astype(jnp.float32)
+    layer = layers.attention(4, key_value_heads=groups)
+    given = x
+    if masked:
+        shape = (3, 4, 6, 6) if masked == "heads" else (3, 6)
+        mask = jax.random.bernoulli(jax.random.key(1), 0.7, shape).at[..., 0].set(True)
+        given = {"x": x, "mask": mask}
+    params, state = layer.init(jax.random.key(0), given)
+
+    def loss(params):
+        y, _ = layer.apply(params, state, given)
+        return jnp.sum(jnp.sin(y["x"] if masked else y))
+
+    calls, attend = [], jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, **k: calls.append(1) or attend(*a, **k))
+    found = jax.value_and_grad(loss)(params)
+    assert not calls
+    monkeypatch.setattr(attending.primitives, "platform", lambda: "gpu")
+    expected = jax.value_and_grad(loss)(params)
+    assert calls
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

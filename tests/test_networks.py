@@ -1,5 +1,7 @@
 """``network``, ``condition``, ``repeat``, ``shared`` and ``ensemble``: what they compute, written out by hand."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from funcnn import layers, losses, training, trees
 from funcnn.core import child_key
+from funcnn.layers import repetition
 
 KEY = jax.random.key(0)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(5, 6)), jnp.float32)
@@ -273,6 +276,38 @@ def test_repeat_is_one_loop_whatever_its_depth():
         return str(jax.make_jaxpr(slope)(*specs)).count(" = ")
 
     assert program(64) == program(4)
+
+
+@pytest.mark.parametrize("unroll", [1, 2, 3, 7])
+def test_layers_that_are_written_out_compute_the_same(unroll):
+    block = layers.residual(layers.layer_norm(), layers.dense(6), layers.tanh)
+    params, state = layers.repeat(block, 3).init(KEY, X)
+
+    def loss(params, **options):
+        return jnp.sum(layers.repeat(block, 3, **options).apply(params, state, X)[0] ** 2)
+
+    close(*(jax.value_and_grad(lambda p, o=o: loss(p, **o))(params) for o in ({"unroll": unroll}, {"unroll": 1})))
+
+
+def test_few_layers_are_written_out_on_a_cpu(monkeypatch):
+    def together(n, **options):
+        model = layers.repeat(layers.dense(6), n, **options)
+        params, state = jax.eval_shape(model.init, KEY, X)
+        text = str(jax.make_jaxpr(lambda p: model.apply(p, state, X)[0])(params))
+        return int(re.search(r"unroll=(\d+)", text).group(1))
+
+    assert [together(n) for n in (1, 4, 5, 300)] == [1, 4, 1, 1]
+    assert together(4, remat=True) == 1
+    assert (together(4, unroll=2), together(9, unroll=3), together(3, unroll=8)) == (2, 3, 3)
+    monkeypatch.setattr(repetition.primitives, "platform", lambda: "gpu")
+    assert together(4) == 1
+
+
+def test_an_unroll_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="repeat: expected unroll of at least 1, got 0"):
+        layers.repeat(layers.dense(6), 3, unroll=0)
+    with pytest.raises(TypeError, match="unroll"):
+        layers.repeat(layers.dense(6), 3, unroll=1.5)
 
 
 def test_shared_is_the_same_layer_again():
