@@ -124,9 +124,13 @@ def test_what_save_returns_is_the_checksum_of_the_file(small):
 EVERYDAY = {"embedding", "conv(groups)", "batch_norm(images)", "recurrent", "condition", "repeat", "parallel"}
 
 
-@pytest.mark.parametrize(
-    "row", [pytest.param(r, id=r.name, marks=() if r.name in EVERYDAY else pytest.mark.slow) for r in LAYERS]
-)
+def when(index, row):
+    """Every second of the others is left to ``pytest -m long``."""
+    later = [pytest.mark.slow, *([pytest.mark.long] if index % 2 else [])]
+    return [] if row.name in EVERYDAY else later
+
+
+@pytest.mark.parametrize("row", [pytest.param(r, id=r.name, marks=when(i, r)) for i, r in enumerate(LAYERS)])
 def test_every_layer_takes_any_number_of_examples_on_all_platforms(path, row):
     model, x = row.layer(), row.input()
     params, state = started(model, x)

@@ -33,8 +33,11 @@ SAMPLE = {
 }
 
 
-def over(rows: list[LayerRow], *, every_day: bool = False) -> Any:
+def over(rows: list[LayerRow], *, every_day: bool = False, half: bool = False) -> Any:
+    """``half``: of a law that takes long, every second row is left to ``pytest -m long``."""
     marks = {row.name: [] if every_day or row.name in SAMPLE else [pytest.mark.slow] for row in rows}
+    for row in rows[1::2] if half else ():
+        marks[row.name] = [*marks[row.name], *([] if row.name in SAMPLE else [pytest.mark.long])]
     return pytest.mark.parametrize("row", [pytest.param(row, id=row.name, marks=marks[row.name]) for row in rows])
 
 
@@ -116,7 +119,7 @@ def test_init_reads_shapes_and_dtypes_only(row: LayerRow) -> None:
 
 
 @pytest.mark.slow
-@over(LAYERS)
+@over(LAYERS, half=True)
 def test_init_is_the_same_program_compiled_and_mapped(row: LayerRow) -> None:
     layer, x = row.layer(), jnp.asarray(row.input())
     expected = layer.init(KEY, x)
@@ -261,7 +264,7 @@ def test_whole_numbers_stay_whole(row: LayerRow) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quickly_compiled")
-@over([row for row in LAYERS if not row.except_from("derivatives")])
+@over([row for row in LAYERS if not row.except_from("derivatives")], half=True)
 def test_derivatives_match_finite_differences(row: LayerRow) -> None:
     """Forward, reverse, and the second in both orders, along one random direction of params and input, in float64."""
     with jax.enable_x64(True):
@@ -368,7 +371,7 @@ def test_a_numeric_hyperparameter_may_be_traced_mapped_and_differentiated(row: L
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quickly_compiled")
-@over(LAYERS)
+@over(LAYERS, half=True)
 def test_a_scan_equals_the_loop_with_keys_used_once_and_no_leaks(row: LayerRow) -> None:
     """The gradient inside goes through remat too."""
     x = jnp.asarray(row.input())
