@@ -285,7 +285,7 @@ def test_models(name):
 
     found = graph(loss, params)
     expect_gradients(found, (params,))
-    wanted = jax.tree_util.tree_leaves_with_path(jax.grad(loss)(params))
+    wanted = jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params))
     for path, gradient in wanted:
         name = "params/" + jax.tree_util.keystr(path, simple=True, separator="/")
         np.testing.assert_allclose(found[name].gradient, gradient, rtol=1e-6, atol=1e-9)

@@ -25,7 +25,7 @@ def xor(rate):
     model = layers.serial(layers.dense(4), layers.tanh, layers.dense(1))
     return training.supervised(model, losses.squared_error, optax.sgd(rate))
 options = {"key": jax.random.key(0), "epochs": 300, "batch_size": None, "progress": False}
-found = training.sweep(xor, [0.1, 0.5], (x, y), **options)
+found = training.sweep(xor, [0.05, 0.1], (x, y), **options)
 print(found.history["loss"][:, -1].tolist())
 """
 

@@ -16,7 +16,7 @@ from funcnn import layers
 from funcnn.core import Layer
 
 KEY = jax.random.key(7)
-HALVES = {"float32": 1e-6, "bfloat16": 2e-2, "float16": 3e-3}  # dtype: distance from the result in float64
+HALVES = {"bfloat16": 4e-2, "float16": 6e-3}  # dtype: distance from the result in float32
 
 
 @pytest.fixture
@@ -41,9 +41,16 @@ def over(rows: list[LayerRow], *, every_day: bool = False, half: bool = False) -
     return pytest.mark.parametrize("row", [pytest.param(row, id=row.name, marks=marks[row.name]) for row in rows])
 
 
+MADE: dict[Any, tuple[Layer, Any, Any]] = {}
+
+
 def made(row: LayerRow, x: Any) -> tuple[Layer, Any, Any]:
-    layer = row.layer()
-    return (layer, *layer.init(jax.random.key(7), x))
+    """The layer of a row, with its first params and state; made once for each kind of input: nothing changes them."""
+    place = (row.name, x.shape, str(x.dtype), jax.config.jax_enable_x64)
+    if place not in MADE:
+        layer = row.layer()
+        MADE[place] = (layer, *layer.init(jax.random.key(7), x))
+    return MADE[place]
 
 
 def names(tree: Any) -> list[str]:
@@ -160,7 +167,7 @@ def test_each_example_stands_for_itself(row: LayerRow) -> None:
     if row.ignores_input:
         same_bytes(layer.apply(params, state, x)[0], layer.apply(params, state, x[:1])[0])
         return
-    alone = jax.vmap(lambda a: jax.tree.map(lambda y: y[0], layer.apply(params, state, a[None])[0]))(x)
+    alone = jax.jit(jax.vmap(lambda a: jax.tree.map(lambda y: y[0], layer.apply(params, state, a[None])[0])))(x)
     chex.assert_trees_all_close(alone, layer.apply(params, state, x)[0], rtol=2e-6, atol=1e-6)
 
 
@@ -315,29 +322,41 @@ def test_derivatives_are_finite_where_functions_have_corners_or_saturate(row: La
 # ---- precision -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "dtype", ["bfloat16", *(pytest.param(name, marks=pytest.mark.slow) for name in ("float32", "float16"))]
-)
-@over([row for row in LAYERS if row.count is None])
+def outcome(row: LayerRow, x: Any) -> Any:
+    """Params and state, and what ``apply`` makes of them while training, from a key."""
+    layer = row.layer()
+    params, state = layer.init(KEY, x)
+    return (params, state), layer.apply(params, state, x, key=KEY, training=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@over([row for row in LAYERS if row.count is None], every_day=True)
 def test_the_dtype_of_the_input_is_kept(row: LayerRow, dtype: str) -> None:
-    layer, params, state = made(row, jax.ShapeDtypeStruct(row.shape, dtype))
-    x = jnp.asarray(row.input(), dtype)
-    y, new = layer.apply(params, state, x, key=KEY, training=True)
+    weights, (y, new) = jax.eval_shape(lambda x: outcome(row, x), jax.ShapeDtypeStruct(row.shape, dtype))
     assert {leaf.dtype for leaf in jax.tree.leaves(y)} == {jnp.dtype(dtype)}
-    assert {leaf.dtype for leaf in jax.tree.leaves((params, state, new))} <= {jnp.dtype("float32")}
-    plain, _ = layer.apply(params, state, x.astype(jnp.float32), key=KEY, training=True)
-    chex.assert_trees_all_close(
-        jax.tree.map(lambda a: a.astype(jnp.float32), y), plain, rtol=HALVES[dtype] * 2, atol=HALVES[dtype] * 2
-    )
+    assert {leaf.dtype for leaf in jax.tree.leaves((weights, new))} <= {jnp.dtype("float32")}
 
 
-@pytest.mark.slow
-@over([row for row in LAYERS if row.count is None])
+@over([row for row in LAYERS if row.count is None], every_day=True)
 def test_float32_stays_float32_under_x64(row: LayerRow) -> None:
     with jax.enable_x64(True):
-        layer, params, state = made(row, row.input(np.float32))
-        y, new = layer.apply(params, state, row.input(np.float32), key=jax.random.key(3), training=True)
-        assert {leaf.dtype for leaf in jax.tree.leaves((params, state, y, new))} == {jnp.dtype("float32")}
+        found = jax.eval_shape(lambda x: outcome(row, x), jax.ShapeDtypeStruct(row.shape, np.float32))
+        assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+@over([row for row in LAYERS if row.count is None])
+def test_sixteen_bits_come_near_to_thirty_two(row: LayerRow, dtype: str) -> None:
+    layer, params, state = made(row, jax.ShapeDtypeStruct(row.shape, dtype))
+    x = jnp.asarray(row.input(), dtype)
+
+    @jax.jit
+    def outputs(params: Any, x: Any) -> Any:
+        return layer.apply(params, state, x, key=KEY, training=True)[0]
+
+    y = jax.tree.map(lambda a: a.astype(jnp.float32), outputs(params, x))
+    plain, _ = layer.apply(params, state, x.astype(jnp.float32), key=KEY, training=True)
+    chex.assert_trees_all_close(y, plain, rtol=HALVES[dtype], atol=HALVES[dtype])
 
 
 # ---- transformations -------------------------------------------------------------------------------------------------
@@ -362,10 +381,10 @@ def test_a_numeric_hyperparameter_may_be_traced_mapped_and_differentiated(row: L
     mapped = jax.jit(jax.vmap(outputs))(jnp.array([value / 2, value]))
     chex.assert_trees_all_close(jax.tree.map(lambda a: a[1], mapped), expected, rtol=1e-5, atol=1e-6)
     assert any(not np.allclose(a[0], a[1]) for a in jax.tree.leaves(mapped))
-    slope = jax.grad(lambda h: sum(jnp.sum(jnp.square(a)) for a in jax.tree.leaves(outputs(h))))(value)
+    slope = jax.jit(jax.grad(lambda h: sum(jnp.sum(jnp.square(a)) for a in jax.tree.leaves(outputs(h)))))(value)
     assert np.isfinite(slope)
     with jax.enable_x64(True):
-        for leaf in jax.tree.leaves(jax.jit(outputs)(jnp.float64(value))):
+        for leaf in jax.tree.leaves(jax.eval_shape(outputs, jnp.float64(value))):
             assert leaf.dtype == jnp.float32
 
 
@@ -376,7 +395,8 @@ def test_a_scan_equals_the_loop_with_keys_used_once_and_no_leaks(row: LayerRow) 
     """The gradient inside goes through remat too."""
     x = jnp.asarray(row.input())
     with jax.checking_leaks(), jax.debug_key_reuse(True):
-        layer, params, state = made(row, x)
+        layer = row.layer()
+        params, state = layer.init(jax.random.key(7), x)
 
         def step(state: Any, key: Any) -> Any:
             def total(params: Any) -> Any:

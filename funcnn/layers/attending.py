@@ -228,7 +228,7 @@ def _written_out(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
     """
     batch, time, heads, width = q.shape
     groups = k.shape[2]
-    q = q.reshape(batch, time, groups, heads // groups, width) / width**0.5
+    q = q.reshape(batch, time, groups, heads // groups, width) * width**-0.5
     scores = jnp.einsum("btgrd,bsgd->bgrts", q, k)
     if mask is not None:
         of_heads = (1, 1) if mask.shape[1] == 1 else (groups, heads // groups)
