@@ -30,6 +30,12 @@ _FLAT = define_prng_impl(
 )
 
 
+def draw(initializer: Any, key: Any, shape: Any, dtype: Any) -> Any:
+    """What an initializer of JAX draws, along one axis; one of somebody else gets the key as it is."""
+    of_jax = str(getattr(initializer, "__module__", "")).startswith("jax.")
+    return initializer(flat(key) if of_jax else key, shape, dtype)
+
+
 def flat(key: Any) -> Any:
     """The key, such that all that is drawn from it is drawn along one axis; those of other generators as they are."""
     if jax.random.key_impl(key) != threefry_prng_impl.name:

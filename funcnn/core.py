@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcnn import bits
-
 Tree = Any
 """A pytree of arrays: nested dicts, tuples, lists, named tuples."""
 
@@ -196,7 +194,7 @@ def array_layer(
 
     def lifted_init(key: Any, x: Any) -> tuple[Tree, Tree]:
         expect_key(f"{kind}.init", key)
-        return init(bits.flat(key), _one_array(kind, spec(features(kind, x))))
+        return init(key, _one_array(kind, spec(features(kind, x))))
 
     def lifted_apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         array = jnp.asarray(_one_array(kind, features(kind, x)))

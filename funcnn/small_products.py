@@ -38,7 +38,15 @@ def wanted(x: Any, w: Any) -> bool:
     sizes = *x.shape, w.shape[1]
     if FLAG not in os.environ.get("XLA_FLAGS", "") or not all(isinstance(size, int) for size in sizes):
         return False
+    if _is_spread(x) or _is_spread(w):
+        return False
     return x.dtype == w.dtype and x.dtype in (jnp.float32, jnp.float64) and 0 < math.prod(sizes) <= MOST
+
+
+def _is_spread(a: Any) -> bool:
+    """Whether its type says how it lies on several devices: inside ``shard_map``, or on an explicit mesh."""
+    mesh = jax.typeof(a).sharding.mesh
+    return not (mesh.empty or mesh.are_all_axes_auto)
 
 
 def product(x: Any, w: Any) -> Any:

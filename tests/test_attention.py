@@ -282,6 +282,10 @@ def test_nothing_to_look_at_and_nothing_that_looks():
     params, state = own.init(KEY, drawn(2, 3, 4))
     assert own.apply(params, state, drawn(2, 0, 4))[0].shape == (2, 0, 4)
     assert own.apply(params, state, drawn(0, 3, 4))[0].shape == (0, 3, 4)
+    causal = layers.attention(2, causal=True)
+    assert causal.apply(params, state, drawn(0, 3, 4))[0].shape == (0, 3, 4)
+    masked = {"x": drawn(0, 3, 4), "lengths": np.zeros(0, int)}
+    assert causal.apply(params, state, masked)[0]["x"].shape == (0, 3, 4)
 
 
 # ---- generation ------------------------------------------------------------------------------------------------------

@@ -52,6 +52,17 @@ def test_other_generators_stay(name):
     assert params["kernel"].shape == (2, 3)
 
 
+def test_initializers_of_a_user_get_the_key_itself():
+    def init(key, shape, dtype):
+        chosen = jnp.where(jnp.array(True), key, jax.random.key(9))
+        return jax.random.poisson(chosen, 2.0, shape).astype(dtype)
+
+    layer = layers.dense(3, kernel_init=init)
+    params, _ = layer.init(jax.random.key(1), jnp.ones((2, 5)))
+    kernel_key, _ = jax.random.split(jax.random.key(1))
+    np.testing.assert_array_equal(params["kernel"], jax.random.poisson(kernel_key, 2.0, (5, 3)))
+
+
 def test_large_arrays_keep_their_axes():
     text = jax.jit(lambda key: jax.random.bits(bits.flat(key), (1025, 1024))).lower(jax.random.key(0)).as_text()
     assert "tensor<1025x1024xui32>" in text

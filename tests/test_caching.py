@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
 
 from funcnn import training
+from funcnn.training import caching
 from funcnn.training.caching import _beside, _clean, _digest
 
 PROGRAM = """
@@ -94,7 +96,7 @@ def test_two_processes_at_once(tmp_path):
 
 
 def entry(folder, name, content=b"program", age=0.0):
-    path = folder / f"{name}-cache"
+    path = folder / f"{name}-{'0f' * 32}-cache"
     path.write_bytes(content)
     _beside(path).write_text(_digest(path))
     os.utime(path, (1e9 - age, 1e9 - age))
@@ -104,14 +106,34 @@ def entry(folder, name, content=b"program", age=0.0):
 def test_what_is_not_whole_is_removed(tmp_path):
     whole, other = entry(tmp_path, "whole"), entry(tmp_path, "other")
     other.write_bytes(b"pr0gram")
-    (tmp_path / "lost-cache.sha256").write_text("0" * 64)
-    (tmp_path / "folder-cache").mkdir()
+    lost, folder = (tmp_path / whole.name.replace("whole", name) for name in ("lost", "folder"))
+    _beside(lost).write_text("0" * 64)
+    folder.mkdir()
     bad = entry(tmp_path, "bad")
     _beside(bad).write_bytes(b"\xff\xfe")
     (tmp_path / "of_others.txt").write_text("left alone")
+    for name in ("my-cache", "checksums.sha256", "wheel.whl.sha256"):
+        (tmp_path / name).write_text("left alone")
+    (tmp_path / "pip-cache").mkdir()
+    others = {"of_others.txt", "my-cache", "checksums.sha256", "wheel.whl.sha256", "pip-cache"}
     _clean(tmp_path, 1000)
-    left = sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith(".removed"))
-    assert left == ["of_others.txt", whole.name, whole.name + ".sha256"]
+    left = {path.name for path in tmp_path.iterdir() if not path.name.endswith(".removed")}
+    assert left == {*others, whole.name, whole.name + ".sha256"}
+    assert sum(path.name.endswith(".removed") for path in tmp_path.iterdir()) == 1
+
+
+def test_what_is_still_being_written_gets_no_digest(tmp_path, monkeypatch):
+    content = zlib.compress(bytes(range(256)) * 20)
+    whole, half, empty = (entry(tmp_path, name) for name in ("whole", "half", "empty"))
+    for path, written in ((whole, content), (half, content[: len(content) // 2]), (empty, b"")):
+        path.write_bytes(written)
+        _beside(path).unlink()
+    monkeypatch.setattr(caching, "_current", [tmp_path])
+    caching._record()
+    assert [_beside(path).exists() for path in (whole, half, empty)] == [True, False, False]
+    half.write_bytes(content)
+    caching._record()
+    assert _beside(half).read_text() == _digest(whole)
 
 
 def test_the_oldest_make_room(tmp_path):
@@ -127,8 +149,21 @@ def test_a_directory_that_others_may_write_to_is_refused(tmp_path):
     with pytest.raises(PermissionError, match=r"a directory that others cannot write to.*rwxrwx"):
         training.cache_programs(shared)
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match="cache_programs: expected a directory, got the file"):
+    with pytest.raises(NotADirectoryError, match=r"cache_programs: expected a directory, got .*file, which is a file"):
         training.cache_programs(tmp_path / "file")
+    with pytest.raises(NotADirectoryError, match="or below one"):
+        training.cache_programs(tmp_path / "file" / "below")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "at all")
+    with pytest.raises(NotADirectoryError, match="a link that leads nowhere"):
+        training.cache_programs(tmp_path / "link")
+    for name in ("a" * 300, "a\0b"):
+        with pytest.raises(OSError, match="cache_programs: expected a directory that can be made"):
+            training.cache_programs(tmp_path / name)
+    for given in (5, True, ["x"], b"x"):
+        with pytest.raises(TypeError, match="cache_programs: expected the path of a directory, got"):
+            training.cache_programs(given)
+    with pytest.raises(ValueError, match="got an empty text"):
+        training.cache_programs("")
     with pytest.raises(ValueError, match="cache_programs: expected max_megabytes of at least 1"):
         training.cache_programs(tmp_path, max_megabytes=0)
     if os.getuid() == 0:

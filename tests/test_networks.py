@@ -266,6 +266,8 @@ def test_repeat_keeps_memory_for_one_layer_where_it_computes_again():
         return slope.lower(params).compile().memory_analysis().temp_size_in_bytes
 
     assert memory(True) < 0.6 * memory(False)
+    with pytest.raises(ValueError, match="repeat: expected unroll of 1 with remat, got 2; leave unroll out"):
+        layers.repeat(block, 16, remat=True, unroll=2)
 
 
 def test_repeat_is_one_loop_whatever_its_depth():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from funcnn import primitives, small_products
+from funcnn import inspection, layers, primitives, small_products
 
 SETTING = f"--xla_backend_extra_options={small_products.FLAG}=1000000"
 SIZES = (1, 2, 3, 5, 8, 9, 16, 33)
@@ -157,6 +157,36 @@ def test_other_products_are_not(shape, dtype):
     x, w = (jnp.asarray(a).astype(dtype) for a in matrices(*shape))
     assert "small_product" not in names(primitives.matmul, x, w)
     assert primitives.matmul(x, w).shape == (shape[0], shape[2])
+
+
+def test_nor_where_a_type_says_how_an_array_lies_on_devices():
+    """There the primitive would have to say the same of what it makes."""
+    x, w = (jnp.asarray(a) for a in matrices(4, 2, 3))
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec
+
+    def spread(x, w):
+        return jax.shard_map(primitives.matmul, mesh=mesh, in_specs=(spec("d"), spec()), out_specs=spec("d"))(x, w)
+
+    assert "small_product" in names(primitives.matmul, x, w)
+    assert "small_product" not in names(spread, x, w)
+    slope = jax.grad(lambda w: spread(x, w).sum())(w)
+    np.testing.assert_allclose(slope, jax.grad(lambda w: (x @ w).sum())(w), rtol=1e-6)
+    explicit = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))
+    placed = jax.device_put(x, jax.sharding.NamedSharding(explicit, spec("d")))
+    with jax.set_mesh(explicit):
+        assert "small_product" not in names(primitives.matmul, placed, w)
+
+
+def test_a_table_counts_them(monkeypatch):
+    x = matrices(10, 2, 3)[0].astype(np.float32)
+    model = layers.dense(16)
+    with_it = inspection.summary(model, x)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    jax.clear_caches()
+    without = inspection.summary(model, x)
+    assert (with_it.forward, with_it.backward) == (without.forward, without.backward)
+    assert without.forward > 10 * 2 * 16 * 2
 
 
 def test_nor_on_other_platforms(monkeypatch):

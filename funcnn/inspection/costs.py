@@ -189,6 +189,8 @@ def _own(equation: Any) -> int | None:
     if name == "dot_general":
         (axes, _), _ = params["dimension_numbers"]
         return 2 * size * math.prod(given[0].shape[axis] for axis in axes)
+    if name == "small_product":
+        return 2 * size * given[0].shape[1]
     if name == "conv_general_dilated":
         return _of_convolution(params, given, made[0])
     return _rarer(name, params, given, size)

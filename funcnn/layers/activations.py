@@ -68,7 +68,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import constant
 
-from funcnn import checks, primitives
+from funcnn import bits, checks, primitives
 from funcnn.core import Layer, Tree, array_layer, param_dtype
 
 
@@ -273,7 +273,7 @@ def prelu(*, alpha_init: Callable[..., Any] = _QUARTER) -> Layer:
 
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
         expect(x)
-        return {"alpha": alpha_init(key, x.shape[-1:], param_dtype(x))}, {}
+        return {"alpha": bits.draw(alpha_init, key, x.shape[-1:], param_dtype(x))}, {}
 
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key, training

@@ -138,7 +138,7 @@ def attention(
 
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
         expect_key("attention.init", key)
-        return _started(options, bits.flat(key), spec(x))
+        return _started(options, key, spec(x))
 
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key
@@ -153,7 +153,7 @@ def _started(options: _Options, key: Any, x: Any) -> tuple[Tree, Tree]:
     params: dict[str, Any] = {}
     for name, shape in options.shapes(a.shape[-1], context.shape[-1]).items():
         own = child_key(key, name)
-        params[name] = {"kernel": options.kernel_init(jax.random.fold_in(own, 0), shape, dtype)}
+        params[name] = {"kernel": bits.draw(options.kernel_init, jax.random.fold_in(own, 0), shape, dtype)}
         if options.bias:
             params[name]["bias"] = options.bias_init(jax.random.fold_in(own, 1), shape[-1:], dtype)
     if options.length is None:
@@ -232,7 +232,7 @@ def _written_out(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
     scores = jnp.einsum("btgrd,bsgd->bgrts", q, k)
     if mask is not None:
         of_heads = (1, 1) if mask.shape[1] == 1 else (groups, heads // groups)
-        scores = jnp.where(mask.reshape(batch, *of_heads, time, -1), scores, jnp.finfo(scores.dtype).min)
+        scores = jnp.where(mask.reshape(batch, *of_heads, time, k.shape[1]), scores, jnp.finfo(scores.dtype).min)
     exponentials = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     weights = exponentials / exponentials.sum(axis=-1, keepdims=True)
     return jnp.einsum("bgrts,bsgd->btgrd", weights, v).reshape(batch, time, heads, v.shape[-1])

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import glorot_uniform, orthogonal, zeros
 
-from funcnn import checks, primitives
+from funcnn import bits, checks, primitives
 from funcnn.core import Layer, Tree, expect_entries, expect_key, features, param_dtype, shown, spec, with_features
 
 Initializer = Callable[..., Any]
@@ -332,7 +332,7 @@ def _weights(
 
     def drawn(index: int, init: Initializer, inputs: int) -> Any:
         keys = jax.random.split(jax.random.fold_in(key, index), gates)
-        kernels = jax.vmap(lambda k: init(k, (*window, inputs, features), dtype))(keys)
+        kernels = jax.vmap(lambda k: bits.draw(init, k, (*window, inputs, features), dtype))(keys)
         return jnp.moveaxis(kernels, 0, -2).reshape(*window, inputs, gates * features)
 
     kernel_init, recurrent_kernel_init, bias_init = inits

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import glorot_uniform, zeros
 
-from funcnn import checks, primitives, spatial
+from funcnn import bits, checks, primitives, spatial
 from funcnn.core import Layer, Tree, array_layer, composite, param_dtype
 
 Initializer = Callable[..., Any]
@@ -76,7 +76,7 @@ def conv(
 
     def kernel(key: Any, x: Any, window: tuple[int, ...]) -> Any:
         inputs = spatial.of_each_group("conv", x, groups)
-        return kernel_init(key, (*window, inputs, features), param_dtype(x))
+        return bits.draw(kernel_init, key, (*window, inputs, features), param_dtype(x))
 
     initial = kernel, bias_init if bias else None
     sizes = (lambda kernel: groups), (lambda inputs: features)
@@ -136,7 +136,7 @@ def depthwise_conv(
 
     def kernel(key: Any, x: Any, window: tuple[int, ...]) -> Any:
         keys = jax.random.split(key, x.shape[-1])
-        each = jax.vmap(lambda key: kernel_init(key, (*window, 1, multiplier), param_dtype(x)))(keys)
+        each = jax.vmap(lambda key: bits.draw(kernel_init, key, (*window, 1, multiplier), param_dtype(x)))(keys)
         return jnp.moveaxis(each, 0, -2).reshape(*window, 1, x.shape[-1] * multiplier)
 
     initial = kernel, bias_init if bias else None

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import glorot_uniform, zeros
 
-from funcnn import checks, primitives
+from funcnn import bits, checks, primitives
 from funcnn.core import Layer, Tree, array_layer, child_key, expect_entries, param_dtype
 
 Initializer = Callable[..., Any]
@@ -82,7 +82,7 @@ def _gated(kind: str, hidden: int, activation: Callable[[Any], Any], bias: bool,
         expect_input(x)
         n, params = x.shape[-1], {}
         for name, shape in (("gate", (n, hidden)), ("value", (n, hidden)), ("output", (hidden, n))):
-            params[name] = {"kernel": kernel_init(child_key(key, name), shape, param_dtype(x))}
+            params[name] = {"kernel": bits.draw(kernel_init, child_key(key, name), shape, param_dtype(x))}
             if bias:
                 params[name]["bias"] = zeros(key, shape[1:], param_dtype(x))
         return params, {}

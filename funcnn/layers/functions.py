@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from funcnn import checks
+from funcnn import bits, checks
 from funcnn.core import Layer, Tree, expect_entries, expect_key, features, spec, with_features
 
 
@@ -104,7 +104,7 @@ def parameter(shape: int | Sequence[int], init: Callable[..., Any]) -> Layer:
     def initial(key: Any, x: Any) -> tuple[Tree, Tree]:
         expect_key("parameter.init", key)
         dtypes = _floating_dtypes(spec(features("parameter", x)))
-        return {"value": init(key, sizes, jnp.float64 if jnp.float64 in dtypes else jnp.float32)}, {}
+        return {"value": bits.draw(init, key, sizes, jnp.float64 if jnp.float64 in dtypes else jnp.float32)}, {}
 
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key, training

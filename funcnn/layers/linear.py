@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn.initializers import glorot_uniform, normal, zeros
 
-from funcnn import checks, primitives
+from funcnn import bits, checks, primitives
 from funcnn.core import Layer, Tree, array_layer, param_dtype
 
 Initializer = Callable[..., Any]
@@ -81,7 +81,7 @@ def dense(
         sizes = tuple(x.shape[a] for a in summed(x))
         # The keys of split(key), each on its own: the one that a bias of zeros ignores is then not compiled.
         kernel_key, bias_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-        kernel = kernel_init(kernel_key, (math.prod(sizes), math.prod(shape)), param_dtype(x))
+        kernel = bits.draw(kernel_init, kernel_key, (math.prod(sizes), math.prod(shape)), param_dtype(x))
         params = {"kernel": kernel if plain else kernel.reshape(*sizes, *shape)}
         if bias:
             params["bias"] = bias_init(bias_key, shape, param_dtype(x))
@@ -188,7 +188,7 @@ def embedding(count: int, features: int, *, readout: bool = False, embedding_ini
 
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
         dtype = param_dtype(x) if reads_out(x) else jnp.float32
-        return {"embedding": embedding_init(key, (count, features), dtype)}, {}
+        return {"embedding": bits.draw(embedding_init, key, (count, features), dtype)}, {}
 
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key, training

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.nn.initializers import normal
 
-from funcnn import checks
+from funcnn import bits, checks
 from funcnn.core import Layer, Tree, array_layer, param_dtype
 
 Initializer = Callable[..., Any]
@@ -108,7 +108,7 @@ def learned_positions(length: int, *, cache: bool = False, embedding_init: Initi
 
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
         expect_input(x)
-        return {"embedding": embedding_init(key, (length, x.shape[-1]), param_dtype(x))}, _start(cache)
+        return {"embedding": bits.draw(embedding_init, key, (length, x.shape[-1]), param_dtype(x))}, _start(cache)
 
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key

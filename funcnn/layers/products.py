@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import glorot_uniform, ones, zeros
 
-from funcnn import checks, primitives
+from funcnn import bits, checks, primitives
 from funcnn.core import Layer, Tree, array_layer, expect_entries, expect_key, param_dtype, shown, spec, with_features
 from funcnn.core import features as features_of
 
@@ -70,7 +70,7 @@ def einsum(
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
         checks.expect_floating("einsum", x)
         kernel_key, bias_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-        params = {"kernel": kernel_init(kernel_key, sizes, param_dtype(x))}
+        params = {"kernel": bits.draw(kernel_init, kernel_key, sizes, param_dtype(x))}
         y = jax.eval_shape(product, x, params["kernel"])
         if bias:
             params["bias"] = bias_init(bias_key, y.shape[1:], param_dtype(x))
@@ -148,7 +148,7 @@ def scale(*, scale_init: Initializer = ones) -> Layer:
 def _by_feature(kind: str, initializer: Initializer, operation: Callable[[Any, Any], Any]) -> Layer:
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
         _expect_features(x, kind)
-        return {kind: initializer(key, x.shape[-1:], param_dtype(x))}, {}
+        return {kind: bits.draw(initializer, key, x.shape[-1:], param_dtype(x))}, {}
 
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key, training
@@ -202,7 +202,7 @@ def bilinear(
         expect_key("bilinear.init", key)
         a, b = pair_of(spec(x))
         kernel_key, bias_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-        params = {"kernel": kernel_init(kernel_key, (features, a.shape[-1], b.shape[-1]), param_dtype(a))}
+        params = {"kernel": bits.draw(kernel_init, kernel_key, (features, a.shape[-1], b.shape[-1]), param_dtype(a))}
         if bias:
             params["bias"] = bias_init(bias_key, (features,), param_dtype(a))
         return params, {}

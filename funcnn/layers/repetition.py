@@ -42,11 +42,12 @@ def repeat(layer: Layer, n: int, *, remat: bool = False, unroll: int | None = No
         remat: whether to compute each layer again for the gradient, instead of keeping what it computed: memory for
             one layer and ``n`` inputs.
         unroll: how many layers one pass of the loop has: more compile longer, and copy less. All where it is ``None``
-            and there are up to four of them on a CPU, without ``remat``; otherwise one.
+            and there are up to four of them on a CPU, without ``remat``; otherwise one, as it must be with ``remat``.
 
     Raises:
         TypeError: ``layer`` is not a layer, or ``n`` or ``unroll`` not a whole number.
-        ValueError: the layer changes the shape or dtype, or the params are of another number of layers.
+        ValueError: the layer changes the shape or dtype, the params are of another number of layers, or both ``remat``
+            and ``unroll`` are given.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -62,6 +63,9 @@ def repeat(layer: Layer, n: int, *, remat: bool = False, unroll: int | None = No
     """
     n = checks.expect_count("repeat", "n", n)
     given = None if unroll is None else checks.expect_count("repeat", "unroll", unroll)
+    if remat and given not in (None, 1):
+        # In one pass XLA shares what is computed again with what was computed before, and nothing is saved.
+        checks.fail("repeat", "unroll of 1 with remat", str(given), "leave unroll out, or remat")
     ((name, child),) = named_children("repeat", (layer,))
 
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
@@ -85,10 +89,10 @@ def repeat(layer: Layer, n: int, *, remat: bool = False, unroll: int | None = No
 
         with located(name, x):
             _expect_kept(x, output_spec(child, *_first(*stacked), x))
-            # Inside a scan nothing would be shared that this could keep apart.
-            step = jax.checkpoint(body, prevent_cse=False) if remat else body
             few = n <= _FEW and not remat and primitives.platform() == "cpu"
             together = min(n, given or (n if few else 1))
+            # Inside a scan nothing would be shared that this could keep apart.
+            step = jax.checkpoint(body, prevent_cse=False) if remat else body
             y, new = jax.lax.scan(step, x, (*stacked, jnp.arange(n)), unroll=together)
         return y, _entry(name, new)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.nn.initializers import glorot_uniform, zeros
 
-from funcnn import checks, primitives, spatial
+from funcnn import bits, checks, primitives, spatial
 from funcnn.core import Layer, Tree, array_layer, param_dtype
 
 Initializer = Callable[..., Any]
@@ -86,7 +86,7 @@ def conv_transpose(
         inputs = spatial.of_each_group("conv_transpose", x, groups)
         # The keys of split(key), each on its own: the one that a bias of zeros ignores is then not compiled.
         kernel_key, bias_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-        params = {"kernel": kernel_init(kernel_key, (*window, inputs, features), param_dtype(x))}
+        params = {"kernel": bits.draw(kernel_init, kernel_key, (*window, inputs, features), param_dtype(x))}
         if bias:
             params["bias"] = bias_init(bias_key, (features,), param_dtype(x))
         return params, {}

@@ -1,10 +1,14 @@
 """Compiled programs in a directory, for the next process of the same script: JAX's cache, made safe to rely on."""
 
 import atexit
+import contextlib
 import hashlib
+import importlib
 import os
+import re
 import stat
 import uuid
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from funcnn import checks, disk
 
-_PROGRAM, _DIGEST = "-cache", ".sha256"  # how JAX ends the name of an entry, and what we put beside it
+_PROGRAM, _DIGEST = re.compile(r".+-[0-9a-f]{64}-cache"), ".sha256"  # the names of JAX, and what we put beside them
 _MISS = "/jax/compilation_cache/cache_misses"
 
 # The directory whose new entries this process writes digests for; JAX has one for all.
@@ -40,7 +44,10 @@ def cache_programs(directory: str | os.PathLike[str] | None = None, *, max_megab
 
     Raises:
         PermissionError: the directory belongs to somebody else, others may write to it, or it cannot be written to.
-        NotADirectoryError: it is a file.
+        NotADirectoryError: it is a file, or below one.
+        OSError: it cannot be made, for another reason.
+        TypeError: it is not a path.
+        ValueError: it is an empty text.
 
     Example:
         >>> from funcnn import training
@@ -54,7 +61,7 @@ def cache_programs(directory: str | os.PathLike[str] | None = None, *, max_megab
     """
     where = "cache_programs"
     checks.expect_count(where, "max_megabytes", max_megabytes)
-    path = _standard() if directory is None else Path(directory).expanduser().absolute()
+    path = _standard() if directory is None else _given(where, directory)
     _expect_own(where, path)
     _clean(path, max_megabytes * 2**20)
     config: Any = jax.config
@@ -70,6 +77,15 @@ def cache_programs(directory: str | os.PathLike[str] | None = None, *, max_megab
     return path
 
 
+def _given(where: str, directory: Any) -> Path:
+    if not isinstance(directory, (str, os.PathLike)) or isinstance(os.fspath(directory), bytes):
+        got, fix = type(directory).__name__, 'write the path as a text, such as "programs"'
+        checks.fail(where, "the path of a directory", got, fix, TypeError)
+    if not os.fspath(directory):
+        checks.fail(where, "the path of a directory", "an empty text", 'for the working directory write "."')
+    return Path(directory).expanduser().absolute()
+
+
 def _standard() -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(home).expanduser().absolute() / "funcnn" / "programs"
@@ -79,10 +95,13 @@ def _expect_own(where: str, path: Path) -> None:
     """Raise unless this is a directory in which nobody else can put a program; make it where there is none."""
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except FileExistsError:
-        checks.fail(where, "a directory", f"the file {path}", "choose another path", NotADirectoryError)
+    except (FileExistsError, NotADirectoryError):
+        what = "a link that leads nowhere" if path.is_symlink() and not path.exists() else "a file, or below one"
+        checks.fail(where, "a directory", f"{path}, which is {what}", "choose another path", NotADirectoryError)
     except PermissionError:
         checks.fail(where, "a directory that can be made", str(path), "choose another path", PermissionError)
+    except (OSError, ValueError) as error:  # a name that is too long, or with a zero in it
+        checks.fail(where, "a directory that can be made", f"{path}: {error}", "choose another path", OSError)
     if not os.access(path, os.W_OK | os.X_OK):
         checks.fail(where, "a directory that can be written to", str(path), "choose another path", PermissionError)
     if hasattr(os, "getuid"):  # not on Windows, where a home is its owner's
@@ -101,15 +120,17 @@ def _clean(path: Path, most: int) -> None:
     whole: list[tuple[float, int, Path]] = []
     for entry in list(path.iterdir()):
         program = path / entry.name.removesuffix(_DIGEST)
-        if entry.name.endswith(_DIGEST):
+        if not _PROGRAM.fullmatch(program.name):
+            continue  # somebody else's
+        if entry != program:
             if not program.is_file():
                 _remove(entry)
-        elif entry.name.endswith(_PROGRAM):
-            if _is_whole(entry):
+        elif _is_whole(entry):
+            with contextlib.suppress(FileNotFoundError):  # another process removed it just now
                 about = entry.stat()
                 whole.append((about.st_mtime, about.st_size, entry))
-            else:
-                _remove(entry)
+        else:
+            _remove(entry)
     total = sum(size for _, size, _ in whole)
     for _, size, entry in sorted(whole):
         if total <= most:
@@ -129,7 +150,8 @@ def _remove(entry: Path) -> None:
     """Another process may have been faster; and a folder of that name is not ours, but JAX would stumble over it."""
     for each in (entry, _beside(entry)):
         if each.is_dir() and not each.is_symlink():
-            each.rename(each.with_name(f"{each.name}.{uuid.uuid4().hex}.removed"))
+            with contextlib.suppress(FileNotFoundError):
+                each.rename(each.with_name(f"{each.name}.{uuid.uuid4().hex}.removed"))
         else:
             each.unlink(missing_ok=True)
 
@@ -142,27 +164,44 @@ def _digest(entry: Path) -> str:
     return hashlib.sha256(entry.read_bytes()).hexdigest()
 
 
+def _is_complete(content: bytes) -> bool:
+    """Whether an entry was written to its end: JAX compresses it, with zstandard where it is installed, else zlib."""
+    try:
+        if content[:4] == b"\x28\xb5\x2f\xfd":
+            unzip = importlib.import_module("zstandard").ZstdDecompressor().decompress
+        else:
+            unzip = zlib.decompress
+        return bool(unzip(content))
+    except Exception:
+        return False
+
+
 # ---- the digests of what this process compiles -----------------------------------------------------------------------
 
 
 def _noticed(event: str, **_: Any) -> None:
-    """JAX says that it compiled something, and is about to write it: those before are whole."""
+    """JAX says that it compiled something, and is about to write it: those before are there."""
     if event == _MISS:
         _record()
 
 
 def _record() -> None:
-    """Write the digests that are missing; a cache is no reason to end a run where the disk is full."""
+    """Write the digests that are missing; a cache is no reason to end a run where the disk is full.
+
+    What another thread or process is writing, or a kill has cut off, is left without one.
+    """
     for path in _current:
         for entry in _without(path):
             try:
-                digest = _digest(entry)
+                content = entry.read_bytes()
+                if not _is_complete(content):
+                    continue
                 with disk.beside(str(_beside(entry))) as place:
-                    Path(place).write_text(digest)
+                    Path(place).write_text(hashlib.sha256(content).hexdigest())
             except OSError:
                 return
 
 
 def _without(path: Path) -> Iterator[Path]:
     names = set(os.listdir(path)) if path.is_dir() else set[str]()
-    return (path / name for name in sorted(names) if name.endswith(_PROGRAM) and name + _DIGEST not in names)
+    return (path / name for name in sorted(names) if _PROGRAM.fullmatch(name) and name + _DIGEST not in names)

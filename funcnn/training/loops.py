@@ -64,3 +64,8 @@ REMAT = STATIC._replace(fold=_in_blocks)
 
 DYNAMIC = Loops(while_loop, _branch)
 """The loops of ``advance``: bounds and predicates are data."""
+
+
+def once(f: Callable[..., Any]) -> Callable[..., Any]:
+    """The function itself, traced once for the same shapes, however often it is called."""
+    return jax.jit(f, inline=True)

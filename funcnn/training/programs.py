@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from funcnn import checks
 from funcnn.core import Tree, spec
-from funcnn.training.loops import DYNAMIC, Loops, while_loop
+from funcnn.training.loops import DYNAMIC, Loops, once, while_loop
 from funcnn.training.plans import Plan
 from funcnn.training.stopping import Watch, begin, expect_monitored, watched, where_leaves
 from funcnn.training.trainers import Trainer, TrainState
@@ -74,7 +74,7 @@ class Program(NamedTuple):
             _expect_opt_state(state, made)
             expect_like("state", state[:3], made[:3], sizes=False)
         state = state._replace(key=step_key, step=jnp.asarray(state.step, jnp.int32))
-        _, info = jax.eval_shape(_once(self.trainer.step), state, self.batch_spec(drawn=True))
+        _, info = jax.eval_shape(once(self.trainer.step), state, self.batch_spec(drawn=True))
         expect_like("state", state[:3], made[:3], sizes=True)
         info, steps = jax.eval_shape(self.trainer.telemetry, info)
         sums = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), info)
@@ -155,7 +155,7 @@ class Program(NamedTuple):
 
     def step(self, carry: Carry, row: Any, i: Any, size: int) -> Carry:
         """One step, its info added to the sums."""
-        state, info = _once(self.trainer.step)(carry.state, self.batch(carry, row, i, size))
+        state, info = once(self.trainer.step)(carry.state, self.batch(carry, row, i, size))
         info, taken = self.trainer.telemetry(info)
         if self.plan.skips_nonfinite:
             return self.guarded(carry, state, info, taken, row, i)
@@ -241,11 +241,6 @@ class Program(NamedTuple):
             rest = plan.examples - plan.full * size
             carry = DYNAMIC.when((stop > plan.full) & (row >= 0), lambda c: self.step(c, row, plan.full, rest), carry)
         return loops.when(ends, end, carry)
-
-
-def _once(f: Callable[..., Any]) -> Callable[..., Any]:
-    """The function itself, traced once for the same shapes, however often it is called."""
-    return jax.jit(f, inline=True)
 
 
 def _expect_opt_state(state: TrainState, made: TrainState) -> None:
