@@ -1,0 +1,67 @@
+"""The course: every chapter runs, prints what it shows and draws its picture, and is built like all the others."""
+
+import re
+import runpy
+from pathlib import Path
+
+import jax
+import pytest
+from test_documents import execute
+
+COURSE = Path(__file__).parent.parent / "docs" / "course"
+MAKE = runpy.run_path(str(COURSE / "make.py"))
+CHAPTERS = MAKE["CHAPTERS"]
+
+every_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+
+
+def picture_of(path):
+    [picture] = re.findall(r"\]\(pictures/([^)]+)\)", path.read_text())
+    return picture
+
+
+@pytest.mark.slow
+@every_chapter
+def test_a_chapter_runs_prints_what_it_shows_and_draws_its_picture(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with jax.numpy_rank_promotion("allow"):  # by hand a bias is added as people add it
+        execute(path)
+    assert (tmp_path / picture_of(path)).stat().st_size > 2_000
+
+
+def test_there_are_twenty_two_and_two_more():
+    assert [int(path.name[:2]) for path in CHAPTERS] == list(range(1, 25))
+
+
+@every_chapter
+def test_a_chapter_is_short_and_has_all_its_parts(path):
+    text = path.read_text()
+    prose = re.sub(r"```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(prose.split()) <= 900
+    number = int(path.name[:2])
+    assert text.startswith(f"# {number}. ")
+    assert "## The same in funcnn" in text
+    [exercises] = re.findall(r"^## Exercises\n(.*?)<details>", text, re.DOTALL | re.MULTILINE)
+    assert re.findall(r"^(\d)\. ", exercises, re.MULTILINE) == ["1", "2", "3"]
+    [answers] = re.findall(r"<details><summary>Answers</summary>\n(.*?)</details>", text, re.DOTALL)
+    assert "```python" in answers
+    assert "```text" in answers
+    assert picture_of(path) == f"{path.stem}.png"
+    assert (COURSE / "pictures" / f"{path.stem}.png").stat().st_size > 2_000
+
+
+@every_chapter
+def test_every_printed_line_is_shown(path):
+    """A block that prints, and is not followed by what it prints, is checked by nobody."""
+    parts = re.findall(r"^```python\n(.*?)^```\n+(```text\n)?", path.read_text(), re.DOTALL | re.MULTILINE)
+    assert [code for code, shown in parts if re.search(r"^\s*print\(", code, re.MULTILINE) and not shown] == []
+
+
+@every_chapter
+def test_each_chapter_leads_to_the_next_one(path):
+    following = CHAPTERS[CHAPTERS.index(path) + 1 :][:1]
+    assert re.findall(r"^Next: \[.*\]\((.*)\)$", path.read_text(), re.MULTILINE) == [other.name for other in following]
+
+
+def test_the_page_of_contents_has_all_of_them():
+    assert re.findall(r"\]\((\d\d_\w+\.md)\)", (COURSE / "README.md").read_text()) == [path.name for path in CHAPTERS]
