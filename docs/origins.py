@@ -81,10 +81,13 @@ PROJECTS = {
         "A notebook on Andrej Karpathy's micrograd: one or two hidden layers, three rates, two sizes of batches.",
         {
             "a network on two half-circles, and its boundary": ["examples/moons.py", "plotting.decision_boundary"],
-            "several learning rates": ["training.sweep", "examples/moons.py"],
+            "five networks, of one or two hidden layers and three rates, and their accuracy before training": [
+                "training.sweep",
+                "examples/experiments.py",
+            ],
             "a picture of the graph of one expression": ["examples/playground.py", "docs/graphs.md"],
-            "single examples and full batches": ["training.fit", "docs/course/19_digits.md"],
-            "curves of training and test": ["plotting.history", "docs/course/11_out_of_sample.md"],
+            "single examples and full batches": ["examples/experiments.py"],
+            "curves of training and test": ["plotting.history", "examples/experiments.py"],
         },
     ),
     "SmolML": (
@@ -115,7 +118,7 @@ PROJECTS = {
             "XOR": ["examples/xor.py"],
             "moons": ["examples/moons.py"],
             "iris": ["examples/iris.py"],
-            "its layers against PyTorch and TensorFlow": ["examples/from_pytorch.py", "docs/coming_from.md"],
+            "its comparison with PyTorch and TensorFlow": ["examples/compare.py", "docs/coming_from.md"],
         },
     ),
 }

@@ -26,12 +26,29 @@ class Claim(NamedTuple):
 
 LOSS = r"\d\.\de[+-]\d\d"
 CLAIMS = {
+    "activations.py": [
+        Claim(r"^sigmoid +0\.25 ([\d.]+) \(", 0.05, 0.5),  # nothing comes back through six of them
+        Claim(r"^sigmoid .*\) ([\d.]+) \(", 0.75, 1.0),  # and with layer norm it does
+        Claim(r"^(?:tanh|relu|selu|gelu) +[\d.]+ ([\d.]+) \(", 0.8, 1.0, count=4),
+    ],
+    "compare.py": [
+        Claim(r"^XOR +funcnn +([\d.]+) ", 1.0, 1.0),
+        Claim(r"^moons +funcnn +([\d.]+) ", 0.98, 1.0),
+        Claim(r"^iris +funcnn +([\d.]+) ", 0.97, 1.0),
+        Claim(r"^diabetes +funcnn +([\d.]+) ", 0.6, 1.0),
+        Claim(r"^\w+ +sklearn +([\d.]+) ", 0.6, 1.0, count=4),
+    ],
     "diabetes.py": [
         Claim(r"linear regression: R² ([\d.-]+)", 0.3, 0.7),
         Claim(r"network: +R² ([\d.-]+)", 0.5, 0.7),
         Claim(r"network:.*MAE ([\d.]+)", 35.0, 47.0),
     ],
     "digits.py": [Claim(r"(?i)test accuracy\D*([\d.]+)", 0.985, 1.0)],
+    "experiments.py": [
+        Claim(r"^before training +([\d.]+) ", 0.4, 0.6),
+        Claim(r"^[125]\. .* so on (\d+) of 50 .* refuted$", 0, 45, count=2),
+        Claim(r"^[345]\. .* so on (\d+) of 50 .* confirmed$", 46, 50, count=3),
+    ],
     "files.py": [
         Claim(r"^test accuracy ([\d.]+)", 0.95, 1.0),
         Claim(r"^damaged.idx: expected .*, got ([\d.]+): it was cut off; ", 92047, 92047),
@@ -73,6 +90,10 @@ CLAIMS = {
         Claim(r"right: (\d+) of 100\b", 95, 100),
         Claim(r"learning rate .*accuracy ([\d.]+)$", 0.5, 1.0, count=8),
     ],
+    "optimizers.py": [
+        Claim(r"^SGD +([\d.e+-]+) at ", 1e-4, 1.0),
+        Claim(r"^(?:momentum|Adam) +([\d.e+-]+) at ", 0.0, 1e-6, count=2),
+    ],
     "pinn.py": [
         Claim(r"relative L2 error against the exact solution: ([\d.]+)", 0.0, 0.05),
         Claim(rf"^ *6000 +({LOSS}) +{LOSS} +{LOSS}$", 0.0, 1e-3),
@@ -83,13 +104,19 @@ CLAIMS = {
         Claim(r"xor [01] = ([\d.]+), and should be 0$", 0.0, 0.08, count=2),
         Claim(r"xor [01] = ([\d.]+), and should be 1$", 0.92, 1.0, count=2),
     ],
+    "random_search.py": [
+        Claim(r"in the middle, ([\d.]+) at best$", 0.2, 0.5),
+        Claim(r"^gradient descent: better than the best after (\d+) steps$", 1, 100),
+        Claim(r"right on ([\d.]+)$", 0.99, 1.0),
+    ],
     "xor.py": [
         Claim(r"[01] xor [01] = ([\d.]+)", 0.0, 1.0, count=4),
         Claim(r"right: (\d) of 4\b", 4, 4),
         Claim(r"within 0.08 of the target: ([\d.]+)% of 1000 seeds", 94.0, 100.0),
     ],
 }
-FIGURES = {"digits.py": {".png"}, "playground.py": {".svg"}}
+DRAWN = ("activations.py", "compare.py", "digits.py", "experiments.py", "optimizers.py", "random_search.py")
+FIGURES = {name: {".png"} for name in DRAWN} | {"playground.py": {".svg"}}
 PARTS = ("mapped_files.py", "pytorch_networks.py")  # of other examples
 
 every_example = pytest.mark.parametrize("name", sorted(CLAIMS))
