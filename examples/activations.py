@@ -1,4 +1,4 @@
-"""Which activation? Eight of them raced in one network on the digits, four seeds each, and some drawn with their slopes.
+"""Which activation? Eight of them raced in one network on the digits, four seeds each; some are drawn.
 
 What stands between the layers decides what comes back through them. Each activation is trained in the same deep and
 narrow network: first without any help, then with layer norm in front of each, which takes most of the difference away.
