@@ -167,7 +167,7 @@ LAYERS = [
     LayerRow("split(equal)", lambda: layers.split(3), integers=True, exceptions=no_side_inputs),
     LayerRow(
         "condition",
-        lambda: layers.condition(lambda x: x.max() < 1e9, layers.serial(layers.dense(3), layers.tanh), layers.dense(3)),
+        lambda: layers.condition(lambda x: x.max() < 1e4, layers.serial(layers.dense(3), layers.tanh), layers.dense(3)),
         draws=True,
     ),
     LayerRow(

@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 import jax
+import matplotlib.pyplot as plt
 import pytest
 from test_documents import execute
 
@@ -24,8 +25,11 @@ def picture_of(path):
 @every_chapter
 def test_a_chapter_runs_prints_what_it_shows_and_draws_its_picture(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with jax.numpy_rank_promotion("allow"):  # by hand a bias is added as people add it
-        execute(path)
+    try:
+        with jax.numpy_rank_promotion("allow"):  # by hand a bias is added as people add it
+            execute(path)
+    finally:
+        plt.close("all")
     assert (tmp_path / picture_of(path)).stat().st_size > 2_000
 
 
