@@ -136,6 +136,29 @@ def test_what_is_still_being_written_gets_no_digest(tmp_path, monkeypatch):
     assert _beside(half).read_text() == _digest(whole)
 
 
+ZSTANDARD = b"\x28\xb5\x2f\xfd"
+
+
+class Zstandard:
+    """What takes the place of the module that JAX compresses with, where there is one."""
+
+    ZstdError = OverflowError
+
+    @staticmethod
+    def decompress(content):
+        if not content.endswith(b"end"):
+            raise OverflowError("cut off")
+        return content
+
+
+@pytest.mark.parametrize("installed", [{"compression.zstd"}, {"zstandard"}, {"compression.zstd", "zstandard"}, set()])
+def test_what_is_compressed_with_zstandard_is_whole_where_it_ends(installed, monkeypatch):
+    for name in ("compression.zstd", "zstandard"):
+        monkeypatch.setitem(sys.modules, name, Zstandard if name in installed else None)
+    assert caching._is_complete(ZSTANDARD + b"program end") == bool(installed)
+    assert not caching._is_complete(ZSTANDARD + b"progr")
+
+
 def test_the_oldest_make_room(tmp_path):
     names = [entry(tmp_path, f"n{age}", bytes(400), age).name for age in (3.0, 2.0, 1.0)]
     _clean(tmp_path, 1000)

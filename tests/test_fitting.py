@@ -109,6 +109,28 @@ def test_a_second_fit_traces_nothing():
         training.fit(watched, (X, Y), every=every, **options)
 
 
+@pytest.mark.parametrize(("size", "shapes"), [(None, 1), (2, 1), (4, 2)])
+def test_a_step_is_traced_once_for_each_shape_of_a_batch(size, shapes):
+    traced = []
+
+    def counted(y, target):
+        traced.append(target.shape)
+        return losses.squared_error(y, target)
+
+    def of(rate):
+        return training.supervised(layers.dense(1), counted, optax.sgd(rate))
+
+    data, options = (X[:10], Y[:10]), {"epochs": 3, "batch_size": size}
+    jax.make_jaxpr(lambda key: training.run(of(0.1), data, key=key, **options))(KEY)
+    assert len(traced) == shapes
+    traced.clear()
+    training.fit(of(0.1), data, key=KEY, progress=False, **options)
+    assert len(traced) == shapes + 1  # a whole batch once more, outside the program, for what the params must be
+    traced.clear()
+    training.sweep(of, [0.1, 0.2], data, key=KEY, progress=False, how="vmap", **options)
+    assert len(traced) == shapes + 3  # of the first value: with numbers, with tracers
+
+
 # ---- events and observers --------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import re
 import stat
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -165,14 +165,20 @@ def _digest(entry: Path) -> str:
 
 
 def _is_complete(content: bytes) -> bool:
-    """Whether an entry was written to its end: JAX compresses it, with zstandard where it is installed, else zlib."""
+    """Whether an entry was written to its end: JAX compresses it, with Zstandard where there is any, else with zlib."""
+    if not content.startswith(b"\x28\xb5\x2f\xfd"):
+        return _unzips(zlib.decompress, content, zlib.error)
+    for name in ("compression.zstd", "zstandard"):  # of Python 3.14 and later, and the package for those before
+        with contextlib.suppress(ImportError):
+            module = importlib.import_module(name)
+            return _unzips(module.decompress, content, module.ZstdError)
+    return False
+
+
+def _unzips(unzip: Callable[[bytes], bytes], content: bytes, error: type[Exception]) -> bool:
     try:
-        if content[:4] == b"\x28\xb5\x2f\xfd":
-            unzip = importlib.import_module("zstandard").ZstdDecompressor().decompress
-        else:
-            unzip = zlib.decompress
         return bool(unzip(content))
-    except Exception:
+    except error:
         return False
 
 
