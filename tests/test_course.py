@@ -1,13 +1,10 @@
-"""The course: every chapter runs, prints what it shows and draws its picture, and is built like all the others."""
+"""The course: every chapter is built like all the others. They are executed as notebooks, in test_notebooks.py."""
 
 import re
 import runpy
 from pathlib import Path
 
-import jax
-import matplotlib.pyplot as plt
 import pytest
-from test_documents import execute
 
 COURSE = Path(__file__).parent.parent / "docs" / "course"
 MAKE = runpy.run_path(str(COURSE / "make.py"))
@@ -19,18 +16,6 @@ every_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.
 def picture_of(path):
     [picture] = re.findall(r"\]\(pictures/([^)]+)\)", path.read_text())
     return picture
-
-
-@pytest.mark.slow
-@every_chapter
-def test_a_chapter_runs_prints_what_it_shows_and_draws_its_picture(path, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    try:
-        with jax.numpy_rank_promotion("allow"):  # by hand a bias is added as people add it
-            execute(path)
-    finally:
-        plt.close("all")
-    assert (tmp_path / picture_of(path)).stat().st_size > 2_000
 
 
 def test_there_are_twenty_two_and_two_more():

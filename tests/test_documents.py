@@ -63,7 +63,7 @@ def execute(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(  # the chapters of the course are in test_course.py
+@pytest.mark.parametrize(  # the chapters of the course are executed in test_notebooks.py
     "path", [path for path in DOCUMENTS if path.parent.name != "course"], ids=lambda path: path.name
 )
 def test_every_snippet_runs_and_prints_what_is_shown(path, tmp_path, monkeypatch):

@@ -83,7 +83,8 @@ def test_a_figure_is_returned_with_labelled_axes_and_nothing_is_shown_or_kept(mo
     before = dict(matplotlib.rcParams)
     for name, draw in ALL.items():
         figure = draw()
-        assert type(figure) is Figure, name
+        assert isinstance(figure, Figure), name
+        assert figure._repr_png_().startswith(b"\x89PNG"), name  # in a notebook
         assert figure.canvas.manager is None, name  # no window, and no state of pyplot that holds it
         for axes in figure.axes:
             is_bar = axes.get_label() == "<colorbar>"

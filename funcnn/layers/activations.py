@@ -3,35 +3,35 @@
 A function without a number to choose is a value, written without parentheses; one with a number is a factory, always
 called.
 
-==========================  ===========================================  ===============================================
-layer                       formula                                      as in
-==========================  ===========================================  ===============================================
-``relu``                    ``max(x, 0)``                                ``jax.nn.relu``
-``relu6``                   ``min(max(x, 0), 6)``                        ``jax.nn.relu6``
-``selu``                    ``1.0507 (x, or 1.6733 (e^x - 1) if x < 0)`` ``jax.nn.selu``
-``gelu``                    ``x Phi(x)``, ``Phi`` of the normal law      ``jax.nn.gelu(approximate=False)`` [1]
-``gelu_tanh``               the same with a ``tanh`` in place of ``Phi`` ``jax.nn.gelu(approximate=True)`` [1, 2]
-``silu``                    ``x sigmoid(x)``, also known as swish        ``jax.nn.silu``
-``mish``                    ``x tanh(softplus(x))``                      ``jax.nn.mish``
-``hard_silu``               ``x hard_sigmoid(x)``                        ``jax.nn.hard_silu``
-``sigmoid``                 ``1 / (1 + e^-x)``                           ``jax.nn.sigmoid``
-``log_sigmoid``             ``log(sigmoid(x))``                          ``jax.nn.log_sigmoid``
-``hard_sigmoid``            ``relu6(x + 3) / 6``                         ``jax.nn.hard_sigmoid``
-``tanh``                    ``tanh(x)``                                  ``jax.numpy.tanh``
-``hard_tanh``               ``min(max(x, -1), 1)``                       ``jax.nn.hard_tanh``
-``softplus``                ``log(1 + e^x)``                             ``jax.nn.softplus``
-``softsign``                ``x / (1 + |x|)``                            ``jax.nn.soft_sign``
-``softmax``                 ``e^x / sum(e^x)`` over the last axis        ``jax.nn.softmax`` [2]
-``log_softmax``             ``log(softmax(x))``                          ``jax.nn.log_softmax`` [2]
-``glu``                     ``a sigmoid(b)``, ``a, b`` halves of ``x``   ``jax.nn.glu``, over the last axis
-``sin``, ``cos``, ``exp``   as they say                                  ``jax.numpy``
-``absolute``, ``square``    ``|x|``, ``x^2``                             ``jax.numpy``
-``leaky_relu(slope)``       ``x, or slope x if x < 0``                   ``jax.nn.leaky_relu``
-``elu(alpha)``              ``x, or alpha (e^x - 1) if x < 0``           ``jax.nn.elu``
-``celu(alpha)``             ``x, or alpha (e^(x/alpha) - 1) if x < 0``   ``jax.nn.celu``
-``squareplus(roundness)``   ``(x + sqrt(x^2 + roundness)) / 2``          ``jax.nn.squareplus`` [2]
-``prelu()``                 ``x, or alpha x if x < 0``, ``alpha`` param   PyTorch, one slope for each feature
-==========================  ===========================================  ===============================================
+=========================  ============================================  ===============================================
+layer                      formula                                       as in
+=========================  ============================================  ===============================================
+``relu``                   ``max(x, 0)``                                 ``jax.nn.relu``
+``relu6``                  ``min(max(x, 0), 6)``                         ``jax.nn.relu6``
+``selu``                   ``1.0507 (x, or 1.6733 (e^x - 1) if x < 0)``  ``jax.nn.selu``
+``gelu``                   ``x Phi(x)``, ``Phi`` of the normal law       ``jax.nn.gelu(approximate=False)`` [1]
+``gelu_tanh``              the same with a ``tanh`` in place of ``Phi``  ``jax.nn.gelu(approximate=True)`` [1, 2]
+``silu``                   ``x sigmoid(x)``, also known as swish         ``jax.nn.silu``
+``mish``                   ``x tanh(softplus(x))``                       ``jax.nn.mish``
+``hard_silu``              ``x hard_sigmoid(x)``                         ``jax.nn.hard_silu``
+``sigmoid``                ``1 / (1 + e^-x)``                            ``jax.nn.sigmoid``
+``log_sigmoid``            ``log(sigmoid(x))``                           ``jax.nn.log_sigmoid``
+``hard_sigmoid``           ``relu6(x + 3) / 6``                          ``jax.nn.hard_sigmoid``
+``tanh``                   ``tanh(x)``                                   ``jax.numpy.tanh``
+``hard_tanh``              ``min(max(x, -1), 1)``                        ``jax.nn.hard_tanh``
+``softplus``               ``log(1 + e^x)``                              ``jax.nn.softplus``
+``softsign``               ``x / (1 + |x|)``                             ``jax.nn.soft_sign``
+``softmax``                ``e^x / sum(e^x)`` over the last axis         ``jax.nn.softmax`` [2]
+``log_softmax``            ``log(softmax(x))``                           ``jax.nn.log_softmax`` [2]
+``glu``                    ``a sigmoid(b)``, ``a, b`` halves of ``x``    ``jax.nn.glu``, over the last axis
+``sin``, ``cos``, ``exp``  as they say                                   ``jax.numpy``
+``absolute``, ``square``   ``|x|``, ``x^2``                              ``jax.numpy``
+``leaky_relu(slope)``      ``x, or slope x if x < 0``                    ``jax.nn.leaky_relu``
+``elu(alpha)``             ``x, or alpha (e^x - 1) if x < 0``            ``jax.nn.elu``
+``celu(alpha)``            ``x, or alpha (e^(x/alpha) - 1) if x < 0``    ``jax.nn.celu``
+``squareplus(roundness)``  ``(x + sqrt(x^2 + roundness)) / 2``           ``jax.nn.squareplus`` [2]
+``prelu()``                ``x, or alpha x if x < 0``, ``alpha`` param   PyTorch, one slope for each feature
+=========================  ============================================  ===============================================
 
 All keep shape and dtype (``glu`` halves the last axis), have neither params nor state (``prelu`` has its slopes), act
 on any number of axes, and refuse integers: ``-x`` and ``x^2`` of an 8-bit image are not what anyone means. Another

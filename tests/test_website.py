@@ -1,0 +1,130 @@
+"""The site: built without a warning, every link inside it leads somewhere, nothing is fetched from elsewhere."""
+
+import html.parser
+import json
+import re
+import runpy
+import subprocess
+import sys
+import urllib.parse
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAKE = runpy.run_path(str(ROOT / "docs" / "website.py"))
+
+
+class Page(html.parser.HTMLParser):
+    """What a page links to, what it loads, and what in it can be linked to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.loaded, self.anchors = [], [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.anchors |= {given[name] for name in ("id", "name") if given.get(name)}
+        if tag == "a" and given.get("href"):
+            self.links.append(given["href"])
+        if tag in ("script", "img", "source", "iframe") and given.get("src"):
+            self.loaded.append(given["src"])
+        if tag == "link" and given.get("rel") in ("stylesheet", "icon", "preload"):
+            self.loaded.append(given["href"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, by its one command."""
+    folder = tmp_path_factory.mktemp("site") / "site"
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "website.py"), str(folder)], capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    return {path: Page(path.read_text()) for path in site.glob("**/*.html")}
+
+
+@pytest.mark.slow
+def test_every_link_leads_to_a_page_and_a_place_in_it(site, pages):
+    wrong, seen = [], 0
+    for path, page in pages.items():
+        for link in [*page.links, *page.loaded]:
+            parts = urllib.parse.urlsplit(link)
+            if parts.scheme:
+                continue
+            target = (path.parent / urllib.parse.unquote(parts.path)).resolve() if parts.path else path
+            seen += 1
+            if not target.is_file():
+                wrong.append((path.relative_to(site), link))
+            elif target.suffix == ".html" and parts.fragment:
+                known = pages[target].anchors
+                if urllib.parse.unquote(parts.fragment) not in known:
+                    wrong.append((path.relative_to(site), link))
+    assert wrong == []
+    assert seen > 10_000
+
+
+@pytest.mark.slow
+def test_nothing_is_loaded_from_elsewhere(site, pages):
+    loaded = [link for page in pages.values() for link in page.loaded]
+    assert loaded
+    assert [link for link in loaded if urllib.parse.urlsplit(link).netloc] == []
+    styles = "".join(path.read_text() for path in site.glob("_static/**/*.css"))
+    assert re.findall(r"url\(\s*['\"]?(?:https?:)?//", styles) == []
+
+
+@pytest.mark.slow
+def test_every_page_of_the_project_and_every_public_name_is_there(site, pages):
+    for path in (ROOT / "docs").glob("**/*.md"):
+        assert (site / path.relative_to(ROOT / "docs")).with_suffix(".html") in pages
+    for path in (ROOT / "examples").glob("*.py"):
+        assert site / "source" / "examples" / f"{path.name}.html" in pages
+    names = re.findall(r"^- `(\w+)\.(\w+)", (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE)
+    assert len(names) > 250
+    anchors = {home: pages[site / "api" / f"{home}.html"].anchors for home, _ in names}
+    assert [(home, name) for home, name in names if f"funcnn.{home}.{name}" not in anchors[home]] == []
+
+
+@pytest.mark.slow
+def test_what_is_searched_for_is_in_the_index(site):
+    index = json.loads((site / "searchindex.js").read_text().removeprefix("Search.setIndex(").removesuffix(")"))
+    assert {"dropout", "softmax_cross_entropi"} <= set(index["terms"]) | set(index["titleterms"])
+    assert "layers/attending.py" not in index["docnames"]
+    assert {"index", "readme", "api/layers", "course/01_networks", "gallery"} <= set(index["docnames"])
+
+
+@pytest.mark.slow
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("not to be lost")
+    ended = subprocess.run([sys.executable, MAKE["__file__"], str(tmp_path)], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "expected a folder that is empty or holds the site" in ended.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "not to be lost"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[a](graphs.md#a-network)", "[a](graphs.md#a-network)"),
+        ("[a](../README.md)", "[a](readme.md)"),
+        ("[a](../examples/xor.py) [b](../examples)", "[a](source/examples/xor.py.md) [b](examples.md)"),
+        ("[a](https://x.org/../README.md) `f[0](../x.py)`", "[a](https://x.org/../README.md) `f[0](../x.py)`"),
+        ("```python\nf[0](../x.py)\n```", "```python\nf[0](../x.py)\n```"),
+    ],
+)
+def test_links_are_turned_to_pages_and_code_is_not(text, expected, tmp_path, monkeypatch):
+    page = ROOT / "docs" / "made_for_a_test.md"
+    monkeypatch.setattr(Path, "read_text", lambda self, **_: text)
+    assert MAKE["relinked"](page, tmp_path / page.name, tmp_path, set()) == expected
+
+
+def test_a_link_to_what_is_not_there_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda self, **_: "[a](../examples/xyz.py)")
+    with pytest.raises(FileNotFoundError, match=r"xyz\.py is no file"):
+        MAKE["relinked"](ROOT / "docs" / "made_for_a_test.md", tmp_path / "x.md", tmp_path, set())
