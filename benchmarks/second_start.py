@@ -4,17 +4,20 @@
     python benchmarks/second_start.py --quick    one repeat of each, and writes nothing
 
 Each measurement is a fresh process that imports, loads the data, trains with ``fit`` and ends; the clock runs from its
-start. The three take turns; medians.
+start. The three take turns; medians. A second table takes the first start apart, and a third one what XLA compiles of
+one of the runs.
 """
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import pathlib
 import statistics
 import tempfile
 import time
+from typing import Any
 
 import numpy as np
 from against_scan import ROOT, in_process, machine, marked, shown
@@ -24,6 +27,7 @@ PAGE = ROOT / "docs" / "start_times.md"
 NAMES = ("W1", "W2", "W3", "W4")
 WITHOUT, EMPTY, FILLED = "without", "empty", "filled"
 BAR = 0.6  # of the process without a cache
+PARTS = ("import jax", "import funcnn, optax", "data", "tracing", "lowering", "compiling", "running")
 
 HEAD = """\
 | | no cache, s | empty cache, s | filled cache, s | empty / none | filled / none | bar | compiled, filled |
@@ -50,6 +54,71 @@ def one(name: str, arrays: str, cache: str, started: float) -> dict[str, float]:
     return {"process": time.time() - started, "compiled": len(compiled), "loss": loss}
 
 
+def parts(name: str, arrays: str) -> dict[str, float]:
+    """In a fresh process: the seconds of each part of a run that is compiled, from the first import to the end."""
+    marks = [time.perf_counter()]
+
+    def passed() -> None:
+        marks.append(time.perf_counter())
+
+    import jax
+
+    jax.devices()
+    passed()
+    from by_funcnn import TRAINERS, program
+
+    passed()
+    found, work, key = np.load(arrays), WORKLOADS[name], jax.random.key(0)
+    data = jax.block_until_ready((jax.numpy.asarray(found["x"]), jax.numpy.asarray(found["y"])))
+    passed()
+    traced = program(name, work).trace(key, data)
+    passed()
+    lowered = traced.lower()
+    passed()
+    compiled = lowered.compile()
+    passed()
+    jax.block_until_ready(compiled(key, data))
+    passed()
+    seconds = dict(zip(PARTS, (after - before for before, after in itertools.pairwise(marks)), strict=True))
+    return seconds | pieces(TRAINERS[name], key, data, work.batch_size)
+
+
+def pieces(trainer: Any, key: Any, data: Any, batch_size: int | None) -> dict[str, float]:
+    """The seconds that XLA takes for pieces of the run, each compiled as a program of its own."""
+    import jax
+
+    count = len(data[0])
+    size = batch_size or count
+    batch, rest = (tuple(a[:n] for a in data) for n in (size, count % size or size))
+    state = jax.eval_shape(trainer.init, key, batch)
+    programs = {
+        "initialisation": (lambda k: trainer.init(k, batch), key),
+        "the order of an epoch": (lambda k: jax.random.permutation(k, count), key),
+        "a step": (lambda s: trainer.step(s, batch), state),
+        "a step on the smaller last batch": (lambda s: trainer.step(s, rest), state),
+    }
+    seconds = {}
+    for piece, (f, given) in programs.items():
+        lowered = jax.jit(f).lower(given)
+        begun = time.perf_counter()
+        lowered.compile()
+        seconds[piece] = time.perf_counter() - begun
+    return seconds
+
+
+def taken_apart(name: str, repeats: int) -> tuple[str, str]:
+    """The row of a workload: its parts; and the pieces of what is compiled."""
+    with tempfile.TemporaryDirectory() as folder:
+        x, y = data(name)
+        arrays = pathlib.Path(folder) / "arrays.npz"
+        np.savez(arrays, x=x, y=y)
+        found = [in_process(__file__, "--parts", name, str(arrays)) for _ in range(repeats)]
+    median = {part: statistics.median(each[part] for each in found) for part in found[0]}
+    cells = " | ".join(f"{median[part]:.2f}" for part in PARTS)
+    apart = ", ".join(f"{piece} {seconds:.2f}" for piece, seconds in median.items() if piece not in PARTS)
+    return f"| {name} | {cells} | {sum(median[part] for part in PARTS):.2f} |", f"- {name}: {apart}."
+
+
 def measured(name: str, repeats: int) -> str:
     """The row of a workload."""
     times: dict[str, list[float]] = {WITHOUT: [], EMPTY: [], FILLED: []}
@@ -73,7 +142,7 @@ def measured(name: str, repeats: int) -> str:
     return f"| {name} | {seconds} | {ratios} | {BAR} | {marked(compiled, 0, 0)} |"
 
 
-def page(rows: list[str], repeats: int, load: float) -> str:
+def page(rows: list[str], apart: list[tuple[str, str]], repeats: int, load: float) -> str:
     lines = "\n".join(rows)
     titles = "\n".join(f"- **{name}**: {WORKLOADS[name].title}" for name in NAMES)
     return f"""\
@@ -95,17 +164,36 @@ counts programs that were compiled although the cache was filled, in all repeats
 
 {HEAD}
 {lines}
+
+## Where the first seconds go
+
+Of `jax.jit(run)`, without a cache, in seconds; a process each, medians.
+
+| | {" | ".join(PARTS)} | together |
+|{"---|" * (len(PARTS) + 2)}
+{chr(10).join(row for row, _ in apart)}
+
+What XLA takes, where these pieces are compiled as programs of their own:
+
+{chr(10).join(line for _, line in apart)}
+
+Most of a first start is XLA: the network is small, and so is what is compiled of it, but the bits of random numbers,
+the sort in an order and the gradient are kernels of their own. The rest is Python.
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one repeat of each, and no page")
+    parser.add_argument("--parts", nargs=2, help=argparse.SUPPRESS)  # likewise
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)  # what a fresh process is started with
     options = parser.parse_args()
     if options.one:
         name, arrays, cache, started = options.one
         print(json.dumps(one(name, arrays, cache, float(started))))
+        return
+    if options.parts:
+        print(json.dumps(parts(*options.parts)))
         return
     load, repeats = os.getloadavg()[0], 1 if options.quick else 5
     print(HEAD)
@@ -113,8 +201,10 @@ def main() -> None:
     for name in NAMES:
         rows.append(measured(name, repeats))
         print(rows[-1], flush=True)
+    apart = [taken_apart(name, repeats) for name in NAMES]
+    print("\n".join(part for pair in apart for part in pair))
     if not options.quick:
-        PAGE.write_text(page(rows, repeats, load))
+        PAGE.write_text(page(rows, apart, repeats, load))
         print(f"written to {PAGE.relative_to(ROOT)}")
 
 

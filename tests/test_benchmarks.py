@@ -377,3 +377,18 @@ def test_the_rounds_have_all_sides_each_in_an_order_of_its_own(benchmark):
         ["4", "256"], key=[j.name for j in first].index
     )
     assert {(job.side, job.name) for job in todo if job.kind == "losses"} == pairs - {("sklearn", "W1")}
+
+
+@pytest.mark.slow
+def test_a_first_start_is_taken_apart(benchmark):
+    start = benchmark("second_start")
+    row, pieces = start.taken_apart("W1", 1)
+    *cells, total = [float(cell) for cell in row.strip("| ").split(" | ")[1:]]
+    assert len(cells) == len(start.PARTS)
+    assert total == pytest.approx(sum(cells), abs=0.05)
+    assert min(cells) >= 0
+    assert cells[start.PARTS.index("import jax")] > 0.1
+    assert re.findall(r"[a-z ]+(?= \d)", pieces.partition(":")[2]) != []
+    text = start.page(["| W1 |"], [(row, pieces)], 1, 0.0)
+    assert row in text
+    assert pieces in text
