@@ -39,6 +39,9 @@ class Metric(NamedTuple):
     measure: Callable[..., Any]
     compute: Callable[[Any], Any]
 
+    def __repr__(self) -> str:
+        return f"Metric({', '.join(self._fields)})"
+
 
 # ---- means -----------------------------------------------------------------------------------------------------------
 

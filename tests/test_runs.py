@@ -1,5 +1,6 @@
 """A run as a pure function: its keys and its order by the documented formula, and what can be differentiated."""
 
+import re
 import zlib
 
 import jax
@@ -272,3 +273,16 @@ def test_the_gradient_by_the_data_and_by_the_initial_params():
     direction = RNG.normal(size=x.shape).astype(np.float32)
     change = (loss(state.params, x + 1e-2 * direction) - loss(state.params, x - 1e-2 * direction)) / 2e-2
     np.testing.assert_allclose((by_data * direction).sum(), change, rtol=1e-2)
+
+
+def test_what_is_looked_at_is_short_and_has_no_addresses():
+    model = layers.serial(layers.dense(3), layers.tanh, layers.dense(2))
+    trainer = training.supervised(model, losses.softmax_cross_entropy, optax.adam(0.1), {"accuracy": metrics.accuracy})
+    result = training.run(trainer, (X, LABELS % 2), key=KEY, epochs=2, batch_size=None)
+    assert repr(result) == "Result(state of 23 parameters, history: accuracy (2,), loss (2,))"
+    assert repr(result.state) == "TrainState(23 parameters, step 2)"
+    assert repr(trainer) == "Trainer(init, step, evaluate, report, telemetry)"
+    assert repr(metrics.accuracy) == "Metric(measure, compute)"
+    seen = []
+    jax.jit(lambda state: seen.append(repr(state)) or state.step)(result.state)
+    assert re.fullmatch(r"TrainState\(23 parameters, step .*Tracer.*\)", seen[0])

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from funcnn import checks
@@ -16,6 +17,11 @@ class TrainState(NamedTuple):
     opt_state: Tree
     key: Any
     step: Any
+
+    def __repr__(self) -> str:
+        # The numbers are in the fields; all of them at once, with those of the optimizer, are too many to read.
+        count = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.params))
+        return f"TrainState({count:,} parameters, step {self.step})"
 
 
 def expect_state(where: str, state: Any) -> None:

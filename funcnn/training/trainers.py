@@ -33,6 +33,9 @@ class Trainer(NamedTuple):
     report: Callable[[Any], dict[str, Any]]
     telemetry: Callable[[Any], tuple[Any, dict[str, Any]]] = telemetries.nothing
 
+    def __repr__(self) -> str:
+        return f"Trainer({', '.join(self._fields)})"
+
 
 # Folded into the key of init for the key of the steps, and beside the numbers of steps for the keys of evaluations:
 # numbers that neither the checksums of names nor a step reach.
