@@ -1,4 +1,4 @@
-"""Cost against size: width, depth, batch and members of a sweep, by funcnn and by hand; docs/size_times.md.
+"""Cost against size: width, depth, batch, members of a sweep and devices, by funcnn and by hand; docs/size_times.md.
 
     python benchmarks/sizes.py            writes the page, about five minutes
     python benchmarks/sizes.py --quick    the smallest and the largest of each, and prints the page
@@ -33,6 +33,7 @@ class Size(NamedTuple):
     depth: int = 4
     batch: int = 64
     members: int = 1
+    devices: int = 1
 
 
 VARIED = {
@@ -40,12 +41,14 @@ VARIED = {
     "depth": (2, 8, 32),
     "batch": (8, 64, 512),
     "members": (1, 16, 256),
+    "devices": (1, 2, 4, 8),
 }
-SMALL = {"members": Size(width=16, depth=2, batch=32)}  # what is swept over many members is small
+# What is swept over many members is small; what is spread over devices is large.
+OTHERS = {"members": Size(width=16, depth=2, batch=32), "devices": Size(width=512, batch=512)}
 
 
 def size(what: str, value: int) -> Size:
-    return SMALL.get(what, Size())._replace(**{what: value})
+    return OTHERS.get(what, Size())._replace(**{what: value})
 
 
 # ---- in a process of its own -----------------------------------------------------------------------------------------
@@ -105,17 +108,29 @@ def by_hand(of: Size) -> Run:
     return jax.jit(run if of.members == 1 else swept)
 
 
+def spread(devices: int) -> Any:
+    """Where the data lie: on the one device, or their rows on all of them."""
+    import jax
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+    if devices == 1:
+        return jax.devices()[0]
+    mesh = jax.make_mesh((devices,), ("batch",), axis_types=(AxisType.Auto,))
+    return NamedSharding(mesh, PartitionSpec("batch"))
+
+
 def one(side: str, of: Size) -> dict[str, float]:
     """Seconds of a step of all members and of the first call, and the most memory, in megabytes."""
     random = np.random.default_rng(0)
     rows = of.batch * BATCHES
     x = random.standard_normal((rows, of.width), np.float32)
     y = random.standard_normal((rows, 1), np.float32)
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={of.devices}"  # before JAX begins
     import jax
 
     run, key = (by_funcnn if side == OURS else by_hand)(of), jax.random.key(0)
     begin = time.perf_counter()
-    x, y = jax.device_put((x, y))
+    x, y = jax.device_put((x, y), spread(of.devices))
     jax.block_until_ready(run(key, x, y))
     first = time.perf_counter() - begin
     taken: list[float] = []
@@ -155,7 +170,7 @@ def measured(what: str, values: tuple[int, ...]) -> str:
 
 def page(tables: dict[str, str], load: float) -> str:
     parts = "\n\n".join(f"## {what.capitalize()}\n\n{table}" for what, table in tables.items())
-    standard, small = Size(), SMALL["members"]
+    standard, small, large = Size(), OTHERS["members"], OTHERS["devices"]
     return f"""\
 # Cost against size
 
@@ -163,7 +178,9 @@ How do time and memory grow with the network, the batch and the number of member
 dense blocks, as many as `depth` says, is trained with Adam on random numbers by `jit(run)`, or by `sweep`, and beside
 it by a `jit` of a scan written by hand, `vmap` of it for members. Unless the table says otherwise the width is
 {standard.width}, the depth {standard.depth}, the batch {standard.batch}; for members they are {small.width},
-{small.depth} and {small.batch}.
+{small.depth} and {small.batch}, for devices {large.width}, {large.depth} and {large.batch}. The devices are parts of
+one CPU, over which the rows of the data are spread while each has all params: the table says what it costs to have
+more of them, not what it brings.
 
 ```sh
 python benchmarks/sizes.py

@@ -5,6 +5,7 @@ Nothing here is timed. Each workload is cut to a few examples and epochs, with a
 
 import ast
 import importlib
+import json
 import re
 import sys
 import time
@@ -392,3 +393,14 @@ def test_a_first_start_is_taken_apart(benchmark):
     text = start.page(["| W1 |"], [(row, pieces)], 1, 0.0)
     assert row in text
     assert pieces in text
+
+
+@pytest.mark.slow
+def test_cost_is_measured_over_every_size(benchmark):
+    sizes, in_process = benchmark("sizes"), benchmark("against_scan").in_process
+    assert sizes.size("devices", 4).devices == 4
+    assert [sizes.size(what, 1)._asdict()[what] for what in sizes.VARIED] == [1] * len(sizes.VARIED)
+    small = sizes.Size(width=8, depth=2, batch=8, members=1, devices=2)
+    found = [in_process(sizes.__file__, "--one", json.dumps(small), side) for side in (sizes.OURS, sizes.HAND)]
+    assert all(each["first"] > each["step"] > 0 and each["peak"] > 50 for each in found)
+    assert sizes.row(2, *found).count("|") == 11
