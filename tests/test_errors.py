@@ -147,7 +147,8 @@ def test_one_row_without_its_batch_axis():
         ValueError,
         f"dense: expected 7 input features, as its kernel (7, 8) has, got 32 in an input of shape (32,); {WRONG}",
         "dense_0: input (32,)",
-        "predict: in x of shape (7,), cut into batches of 32 rows",
+        "predict: in x of shape (7,), cut into batches of 32 rows, which are 7 examples of one number each; "
+        "a single example is x[None]",
     )
 
 

@@ -149,7 +149,9 @@ def predict(model: Layer, state: TrainState, x: Any, *, batch_size: int | None =
         batches = _batches(arrays, n, batch_size or n)
         outputs = [_predicted(model, state.params, state.model_state, batch) for batch in batches]
     except Exception as error:
-        error.add_note(f"predict: in x of shape {shown(arrays)}, cut into batches of {batch_size} rows")
+        alone = all(np.ndim(leaf) == 1 for leaf in jax.tree.leaves(arrays))
+        fix = f", which are {n} examples of one number each; a single example is x[None]" if alone else ""
+        error.add_note(f"predict: in x of shape {shown(arrays)}, cut into batches of {batch_size} rows{fix}")
         raise
     _expect_host("predict", outputs, instead)
     return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate([np.asarray(p) for p in parts])[:n]), *outputs)
