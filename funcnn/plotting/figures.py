@@ -1,4 +1,4 @@
-"""A figure that a notebook shows where it is the last thing in a cell, with or without ``matplotlib.pyplot``."""
+"""A figure that a notebook shows where it is the last thing in a cell. Imported where one is drawn, and not before."""
 
 import io
 

@@ -68,16 +68,14 @@ class Program(NamedTuple):
         """The carry before the first step, from the key of the run, split once."""
         init_key, shuffle_key, step_key = self.each(lambda k: tuple(jax.random.split(k, 3)))(key)
         if state is None:
-            state = self.trainer.init(init_key, self.batch_spec())
-            made = None
+            state = made = self.trainer.init(init_key, self.batch_spec())
         else:
             made = jax.eval_shape(self.trainer.init, init_key, self.batch_spec())
             _expect_opt_state(state, made)
             expect_like("state", state[:3], made[:3], sizes=False)
         state = state._replace(key=step_key, step=jnp.asarray(state.step, jnp.int32))
         _, info = jax.eval_shape(once(self.trainer.step), state, self.batch_spec(drawn=True))
-        if made is not None:
-            expect_like("state", state[:3], made[:3], sizes=True)
+        expect_like("state", state[:3], made[:3], sizes=True)
         info, steps = jax.eval_shape(self.trainer.telemetry, info)
         sums = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), info)
         # Each epoch draws its order when it begins. Before the first only the shape counts, and no sort is compiled.
