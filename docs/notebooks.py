@@ -16,6 +16,10 @@ COURSE, EXAMPLES = HERE / "course", HERE.parent / "examples"
 TAKEN = ("xor", "moons", "random_search", "optimizers")
 """The examples that are notebooks as well: those that end with something to look at, in seconds."""
 
+ANSWERS = "### Answers"
+FOLDED = {"jupyter": {"source_hidden": True}, "tags": ["hide-input"]}
+"""What is said of a cell whose code is shown on a click."""
+
 _BLOCK = re.compile(r"^```(python|text|sh)\n(.*?)^```\n?", re.MULTILINE | re.DOTALL)
 _PICTURE = re.compile(r"^!\[[^\]]*\]\(pictures/[^)]*\)\n", re.MULTILINE)
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]*)")
@@ -54,8 +58,8 @@ def shown(code: str) -> str:
 
 
 def prose(text: str, path: pathlib.Path) -> str:
-    """Markdown as it reads in a notebook: lines are not cut, links lead to notebooks, nothing is folded away."""
-    text = _PICTURE.sub("", text).replace("<details><summary>Answers</summary>\n", "### Answers\n")
+    """Markdown as it reads in a notebook: lines are not cut, links lead to notebooks, answers have a heading."""
+    text = _PICTURE.sub("", text).replace("<details><summary>Answers</summary>\n", f"{ANSWERS}\n")
     return _LINK.sub(lambda link: f"]({leading(link[1], path)}", text.replace("</details>\n", ""))
 
 
@@ -87,10 +91,12 @@ def example(path: pathlib.Path) -> list[Cell]:
 
 
 def written(cells: list[Cell]) -> str:
-    """A notebook of these cells, in the format of Jupyter, 4.5."""
-    made = []
+    """A notebook of these cells, in the format of Jupyter, 4.5; the code of answers is folded away."""
+    made, is_answer = [], False
     for i, (kind, text) in enumerate(cells):
-        cell = {"cell_type": kind, "id": f"cell-{i}", "metadata": {}, "source": text.splitlines(keepends=True)}
+        is_answer = is_answer or (kind == "markdown" and ANSWERS in text)
+        settings = FOLDED if is_answer and kind == "code" else {}
+        cell = {"cell_type": kind, "id": f"cell-{i}", "metadata": settings, "source": text.splitlines(keepends=True)}
         made.append(cell | ({"execution_count": None, "outputs": []} if kind == "code" else {}))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     about = {"kernelspec": kernel, "language_info": {"name": "python"}}
