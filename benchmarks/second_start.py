@@ -4,8 +4,8 @@
     python benchmarks/second_start.py --quick    one repeat of each, and writes nothing
 
 Each measurement is a fresh process that imports, loads the data, trains with ``fit`` and ends; the clock runs from its
-start. The three take turns; medians. A second table takes the first start apart, and a third one what XLA compiles of
-one of the runs.
+start. The three take turns; medians. A second table takes the first start apart, and a list what XLA compiles of
+each run.
 """
 
 import argparse
@@ -176,9 +176,6 @@ Of `jax.jit(run)`, without a cache, in seconds; a process each, medians.
 What XLA takes, where these pieces are compiled as programs of their own:
 
 {chr(10).join(line for _, line in apart)}
-
-Most of a first start is XLA: the network is small, and so is what is compiled of it, but the bits of random numbers,
-the sort in an order and the gradient are kernels of their own. The rest is Python.
 """
 
 

@@ -114,7 +114,7 @@ def relative(target: pathlib.Path, place: pathlib.Path) -> str:
 
 
 def listing(path: pathlib.Path) -> str:
-    """A file of the repository as a page; of a Python file, what it says of itself first."""
+    """A file of the repository as a page."""
     name, text = path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
     language = {".py": "python", ".csv": "text", ".txt": "text", ".md": "markdown"}.get(path.suffix, "sh")
     return f"---\norphan: true\n---\n\n# {name}\n\n`````{{code-block}} {language}\n{text}\n`````\n"
@@ -249,7 +249,7 @@ def built(target: pathlib.Path) -> str:
 def main() -> None:
     """Write the site, or say what is wrong with it."""
     target = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "site").resolve()
-    if target.exists() and any(target.iterdir()) and not (target / ".buildinfo").exists():
+    if target.exists() and not (target / ".buildinfo").exists() and not (target.is_dir() and not any(target.iterdir())):
         sys.exit(f"expected a folder that is empty or holds the site, got {target}")
     if target.exists():
         shutil.rmtree(target)
