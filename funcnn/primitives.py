@@ -107,9 +107,8 @@ def _outputs(size: int, extent: int, stride: int) -> int:
 # derives for lax.conv_general_dilated are naive loops:
 # - One product over patches made of slices against a convolution with hand-written canonical gradients: 2.4 against
 #   3.6 ms (batch 32, 14x14x32 to 64), 2.1 against 5.3 ms mapped over 4 kernels. A product for each position: never.
-# - A product for each row of the kernel, summed, with patches of the other axes: 10 % faster where a patch row is wide
-#   (28x28x16: 3.2 against 3.6 ms, 14x14x64: 4.9 against 5.6), slower where it is narrow (28x28x3: 1.2 against 0.8 ms).
-_ROW_WIDTH = 48
+# - A product for each row of the kernel, summed, with patches of the other axes: as fast (eight shapes, 7x7x128 to
+#   28x28x64, within 7 % either way), and slower where a row is narrow (28x28x3: 3.7 against 2.5 ms). Not done.
 
 # Patches of up to this many bytes are made at once: below it, chunks of the batch brought nothing (29 MB: 11.6 ms
 # whole, 12.1 in four). Above it their buffer stays in the cache: 58 MB 14.8 against 10.4 ms, 116 MB 23.8 against 17.5,
@@ -158,18 +157,10 @@ def _taps(
 
 
 def _products(x: Any, kernel: Any, strides: Sequence[int], dilation: Sequence[int]) -> Any:
-    """Patches times kernel in one matrix product, or in one for each row of the kernel where a row is wide."""
-    *window, inputs, features = kernel.shape
-    rank = len(window)
-    # In half precision the one product sums in float32 inside; a sum of several would round each.
-    by_row = rank > 1 and math.prod(window[1:]) * inputs >= _ROW_WIDTH and x.dtype.itemsize >= 4
-    joined = range(1 if by_row else 0, rank)
-    taps = _taps(x, [a + 1 for a in joined], *([values[a] for a in joined] for values in (window, strides, dilation)))
-    patches = jnp.concatenate(taps, -1)
-    if not by_row:
-        return matmul(patches, kernel.reshape(-1, features))
-    rows = _taps(patches, [1], window[:1], strides[:1], dilation[:1])
-    return reduce(jnp.add, [matmul(row, kernel[i].reshape(-1, features)) for i, row in enumerate(rows)])
+    """Patches times kernel in one matrix product."""
+    *window, _, features = kernel.shape
+    patches = jnp.concatenate(_taps(x, range(1, x.ndim - 1), window, strides, dilation), -1)
+    return matmul(patches, kernel.reshape(-1, features))
 
 
 def _grouped(x: Any, kernel: Any, strides: Sequence[int], dilation: Sequence[int]) -> Any:
@@ -274,11 +265,19 @@ def _pooled(
     return x
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _largest_of_block(blocks: Any, axis: int) -> Any:
-    index = jnp.argmax(lax.stop_gradient(blocks), axis, keepdims=True)
+    return blocks.max(axis)
+
+
+@_largest_of_block.defjvp
+def _(axis: int, primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    """Of the one taken: a selection, and so is the gradient. JAX's own shares it, and a gather's would be a scatter."""
+    (blocks,), (tangent,) = primals, tangents
+    index = jnp.argmax(blocks, axis, keepdims=True)
     chosen = lax.broadcasted_iota(index.dtype, blocks.shape, axis) == index
-    # A sum of one element and zeros is that element, and its gradient a selection; a gather's would be a scatter.
-    return jnp.where(chosen, blocks, jnp.zeros((), blocks.dtype)).sum(axis, dtype=blocks.dtype)
+    of_chosen = jnp.where(chosen, tangent, jnp.zeros((), tangent.dtype)).sum(axis, dtype=tangent.dtype)
+    return _largest_of_block(blocks, axis), of_chosen
 
 
 def _largest_under(x: Any, axis: int, count: int, stride: int) -> Any:
