@@ -189,12 +189,12 @@ initialisation on, in PyTorch W1 to W7 without it; of the others it goes on with
 
 The share of the peak is that of products of bfloat16 without sparsity, whatever the dtype of the workload, and the
 operations of a step are those of `inspection.summary`, forward and backward, the same for all sides and without what is
-computed again. JAX computes the blocks of GPT again for the gradient, PyTorch keeps them. By hand, attention on a GPU
-is cuDNN's. Products of float32 are TensorFloat-32 on a GPU. By funcnn the MLPs and W7 are a sweep, which is driven from
-the host: that costs some hundredths of a second a call. The first call is from data in the memory of the host to the
-first result, with all that is compiled. The losses are of the first epoch that was trained and of the last one; of W1
-to W7, of all rows after training. Memory is the most that the arrays of a process had at once, where the device says
-so. `torch.compile` is measured of the larger workloads.
+computed again. JAX computes the blocks of GPT again for the gradient, PyTorch keeps them. The attention of GPT is
+flash attention on all sides on a GPU, in JAX that of cuDNN. Products of float32 are TensorFloat-32 on a GPU. By funcnn
+the MLPs and W7 are a sweep, which is driven from the host: that costs some hundredths of a second a call. The first
+call is from data in the memory of the host to the first result, with all that is compiled. The losses are of the first
+epoch that was trained and of the last one; of W1 to W7, of all rows after training. Memory is the most that the arrays
+of a process had at once, where the device says so. `torch.compile` is measured of the larger workloads.
 
 {table(records)}
 """

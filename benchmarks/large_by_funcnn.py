@@ -1,8 +1,10 @@
 """The larger workloads by funcnn: ``jax.jit`` of ``training.run``, whose state is given up for the new one.
 
-The MLPs are one ``training.sweep``, a whole run from its initialisation on.
+On a GPU the attention of GPT is cuDNN's (``FUNCNN_BENCH_ATTENTION=xla`` takes XLA's). The MLPs are one
+``training.sweep``, a whole run from its initialisation on.
 """
 
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -21,7 +23,9 @@ from funcnn.training import Trainer, TrainState, run, supervised, sweep
 def model(name: str, size: Large, *, remat: bool = True) -> Layer:
     """The network of a workload, of one member."""
     if name == "GPT":
+        kernel = os.environ.get("FUNCNN_BENCH_ATTENTION", "cudnn") if jax.default_backend() == "gpu" else "xla"
         options = {"heads": size.heads, "blocks": size.blocks[0], "length": size.shape[0], "remat": remat}
+        options["implementation"] = kernel if size.compute != "float32" else "xla"
         net = models.transformer(size.classes, size.width, activation=layers.gelu_tanh, **options)
     elif name == "ResNet-50":
         net = models.resnet(50, size.classes, width=size.width)

@@ -175,6 +175,7 @@ def transformer(
     dropout: float = 0.0,
     cache: bool = False,
     remat: bool = False,
+    implementation: str = "xla",
 ) -> Layer:
     """A transformer over tokens: a language model, an encoder, or both, one reading from the other.
 
@@ -196,6 +197,7 @@ def transformer(
         dropout: its rate after the embedding, after attention and after the feed-forward part.
         cache: of a decoder, for generation: see ``layers.attention``. The params are those of the model without.
         remat: whether blocks are computed again for the gradient.
+        implementation: of attention, ``"xla"`` or ``"cudnn"``: see ``layers.attention``.
 
     Raises:
         ValueError: another kind or norm, or a cache for what is no decoder.
@@ -227,8 +229,8 @@ def transformer(
     def stack(causal: bool, cross: bool) -> Layer:
         wide = 4 * features if hidden is None else hidden
         forward = layers.serial(layers.dense(wide), activation, layers.dense(features))
-        between = part(layers.attention(heads, cross=True)) if cross else ()
-        own = part(layers.attention(heads, causal=causal, cache=kept))
+        between = part(layers.attention(heads, cross=True, implementation=implementation)) if cross else ()
+        own = part(layers.attention(heads, causal=causal, cache=kept, implementation=implementation))
         block = layers.repeat(layers.serial(*own, *between, *part(forward)), blocks, remat=remat)
         return layers.serial(block, layers.layer_norm()) if norm == "pre" else block
 

@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import os
+from collections import Counter
 from pathlib import Path
 
 import hypothesis
@@ -28,15 +29,28 @@ def pytest_configure(config):
         raise pytest.UsageError("FUNCNN_REQUIRE_ORACLES is set and torch is missing; pip install 'funcnn[oracles]'")
 
 
+# What is measured to be slow, by ``python tests/slow.py``: in each line the name of a test, and of how many of its
+# cases one is of every day, beginning with the first; 0 where none is.
+SLOW = {
+    name: int(step)
+    for step, name in (line.split() for line in (Path(__file__).parent / "slow.txt").read_text().splitlines())
+}
+
 # The files that take longest, each as a whole in one process: begun last, one of them would keep the others waiting.
 LONGEST = ("test_interrupts.py", "test_stores.py", "test_checkpoints.py", "test_graphs.py", "test_law.py")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The longest files first; and the examples of the layers, of which each compiles its own, are slow tests."""
+    """The longest files first; and what is slow tests: most cases of some tests, and the examples of the layers."""
     place = {name: i for i, name in enumerate(LONGEST)}
+    cases = Counter()
     for item in items:
+        name = item.nodeid.split("[")[0]
+        if name in SLOW and not any(map(item.get_closest_marker, ("slow", "long"))):
+            if not SLOW[name] or cases[name] % SLOW[name]:
+                item.add_marker(pytest.mark.slow)
+            cases[name] += 1
         if isinstance(item, pytest.DoctestItem) and "layers" in item.path.parts:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: place.get(item.path.name, len(place)))

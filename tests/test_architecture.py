@@ -144,3 +144,13 @@ def test_what_is_left_over_is_not_left_behind(forbidden):
 def test_the_checkers_are_seldom_silenced():
     found = [path for path in SOURCES for _ in SUPPRESSIONS.findall(path.read_text())]
     assert len(found) <= 5, found
+
+
+def test_what_is_said_to_be_slow_is_there():
+    """A line of a test that has another name by now would have no effect."""
+    for line in (ROOT / "tests" / "slow.txt").read_text().splitlines():
+        step, name = line.split()
+        path, test = name.split("::")
+        last = test.split(".")[-1]
+        assert re.search(rf"^\s*(def|class) {last}\b", (ROOT / path).read_text(), re.MULTILINE), name
+        assert int(step) != 1, name

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from funcnn import layers
+from funcnn import layers, models
 from funcnn.layers import attending
 
 KEY = jax.random.key(0)
@@ -428,6 +428,12 @@ def applied(layer, given, at_init=X):
             "an even number",
         ),
         (lambda: layers.attention(2, cache=8), ValueError, "causal=True with a cache"),
+        (lambda: layers.attention(2, implementation="flash"), ValueError, "implementation to be one of"),
+        (
+            lambda: applied(layers.attention(2, implementation="cudnn"), X),
+            ValueError,
+            "attention: expected an NVIDIA GPU for implementation='cudnn', got the platform cpu; leave implementation",
+        ),
         (lambda: layers.attention(2, cross=True, causal=True), ValueError, "cross=True without causal and rotary"),
         (
             lambda: layers.attention(2, cross=True).init(KEY, X),
@@ -580,10 +586,61 @@ def test_on_a_cpu_it_is_what_jax_computes(groups, masked, monkeypatch):
 
     calls, attend = [], jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, **k: calls.append(1) or attend(*a, **k))
-    found = jax.value_and_grad(loss)(params)
+    found = jax.jit(jax.value_and_grad(loss))(params)
     assert not calls
     monkeypatch.setattr(attending.primitives, "platform", lambda: "gpu")
-    expected = jax.value_and_grad(loss)(params)
+    expected = jax.jit(jax.value_and_grad(lambda params: loss(params)))(params)
     assert calls
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """A stand-in for a GPU: what cuDNN is asked for, in the order of the calls; XLA computes it."""
+    calls, attend = [], jax.nn.dot_product_attention
+
+    def written_down(q, k, v, mask=None, *, implementation=None, is_causal=False):
+        calls.append((implementation, is_causal, mask is not None))
+        return attend(q, k, v, mask=mask, is_causal=is_causal)
+
+    monkeypatch.setattr(attending.primitives, "platform", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", written_down)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("options", "beside", "expected"),
+    [
+        ({}, {}, (False, False)),
+        ({"causal": True}, {}, (True, False)),  # what comes later is left to the kernel, which passes over it
+        ({"causal": True}, {"mask": np.array([[False, True, True, True, True]] * 2)}, (False, True)),
+        ({"causal": True, "cache": 8}, {}, (False, True)),
+    ],
+)
+def test_cudnn_is_asked_for_the_same_attention(asked, options, beside, expected):
+    given = {"x": jnp.asarray(drawn(2, 5, 16), jnp.bfloat16), **beside}
+    plain, fused = (layers.attention(2, **options, implementation=name) for name in ("xla", "cudnn"))
+    params, state = fused.init(KEY, given)
+    wanted, got = (layer.apply(params, state, given)[0]["x"] for layer in (plain, fused))
+    assert [call[0] for call in asked] == [None, "cudnn"]
+    assert asked[1][1:] == expected
+    np.testing.assert_allclose(*(np.asarray(a, np.float32) for a in (got, wanted)), rtol=0.02, atol=0.02)
+
+
+def test_cudnn_is_not_asked_for_attention_in_float32(asked):
+    layer = layers.attention(2, implementation="cudnn")
+    with pytest.raises(TypeError, match="expected float16 or bfloat16 for implementation='cudnn', got float32; wrap"):
+        applied(layer, X)
+    half = layers.mixed_precision(layer)
+    params, state = half.init(KEY, X)
+    half.apply(params, state, X)
+    assert asked == [("cudnn", False, False)]
+
+
+def test_a_transformer_hands_its_implementation_on():
+    tokens = jnp.zeros((2, 5), jnp.int32)
+    for kind in ("decoder", "encoder"):
+        model = models.transformer(7, 8, heads=2, blocks=1, length=5, kind=kind, implementation="cudnn")
+        with pytest.raises(ValueError, match="expected an NVIDIA GPU"):
+            model.apply(*model.init(KEY, tokens), tokens)

@@ -91,9 +91,17 @@ def newest(folder):
         return -1
 
 
-@pytest.mark.parametrize(("name", "kills"), [("arrays", 9), ("stream", 5), ("sweep", 7)])
+@pytest.mark.parametrize(
+    ("name", "kills"),
+    [
+        ("arrays", 3),
+        pytest.param("arrays", 9, marks=pytest.mark.slow),
+        pytest.param("stream", 5, marks=pytest.mark.slow),
+        pytest.param("sweep", 7, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_at_random_and_resumed_each_time(whole, compiled, tmp_path, name, kills):
-    """Twenty kills and one, of three runs; more of them, and of all runs, in the test below."""
+    """Three kills every day, twenty and one with the slow tests; more of them, of all runs, in the test below."""
     _, steps = killed(tmp_path / "runs", name, whole(name), kills, seed=RUNS.index(name), compiled=compiled)
     assert len(steps) == kills
     assert len(set(steps)) > 1, steps

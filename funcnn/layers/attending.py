@@ -1,6 +1,7 @@
 """Attention: every position takes a weighted mean over others, and the weights are computed from what is there."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +34,7 @@ class _Options(NamedTuple):
     causal: bool
     rotary_base: Any  # None without
     length: int | None  # of the cache
+    implementation: str
     bias: bool
     kernel_init: Initializer
     bias_init: Initializer
@@ -64,6 +66,7 @@ def attention(
     rotary: bool = False,
     rotary_base: float = 10000.0,
     cache: int | None = None,
+    implementation: str = "xla",
     bias: bool = True,
     kernel_init: Initializer = glorot_uniform(),
     bias_init: Initializer = zeros,
@@ -95,14 +98,16 @@ def attention(
         rotary_base: of the wave lengths.
         cache: the longest sequence, for generation: while not training, keys and values are kept in the state, and what
             comes in goes on from there. Needs ``causal``. Beyond that length the output is NaN.
+        implementation: ``"xla"``, or ``"cudnn"``: flash attention, which keeps no matrix of weights, on an NVIDIA GPU,
+            in half precision (``mixed_precision``), with up to 128 features a head and first derivatives only.
         bias: whether the four maps have one.
         kernel_init: from ``jax.nn.initializers``.
         bias_init: likewise.
 
     Raises:
-        TypeError: the input is not floating, or a mask not boolean.
-        ValueError: heads that do not divide, axes or masks of another shape than they should have, params or state of
-            other sizes.
+        TypeError: the input is not floating, or not of half precision for cuDNN, or a mask not boolean.
+        ValueError: heads that do not divide, cuDNN where there is no GPU, axes or masks of another shape than they
+            should have, params or state of other sizes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -133,8 +138,9 @@ def attention(
         checks.fail("attention", "cross=True without causal and rotary", "both", fix)
     if length and not causal:
         checks.fail("attention", "causal=True with a cache", "causal=False", "what came first cannot see what comes")
+    checks.expect_option("attention", "implementation", implementation, ("xla", "cudnn"))
     base = rotary_base if rotary else None
-    options = _Options(heads, groups, width, cross, causal, base, length, bias, kernel_init, bias_init)
+    options = _Options(heads, groups, width, cross, causal, base, length, implementation, bias, kernel_init, bias_init)
 
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
         expect_key("attention.init", key)
@@ -192,17 +198,31 @@ def _applied(options: _Options, params: Tree, state: Tree, x: Any, training: boo
             checks.fail("attention", "no mask or lengths with a cache", "one", fix)
         state = _kept(state, k, v, options.length)
         k, v = state["key"].astype(a.dtype), state["value"].astype(a.dtype)
-    if options.causal:
+    fused = options.implementation == "cudnn"
+    skipped = fused and options.causal and mask is None and not cached  # what comes later is not even computed
+    if options.causal and not skipped:
         before = jnp.arange(k.shape[1])[None, :] <= start + jnp.arange(a.shape[1])[:, None]
         mask = before[None, None] if mask is None else mask & before[None, None]
-    y = _attended(q, k, v, mask)
+    y = _attended(q, k, v, mask, _cudnn(q.dtype, skipped) if fused else None)
     y = _mapped(params["output"], y.reshape(*a.shape[:2], options.heads * width))
     if cached:
         y = jnp.where(state["index"] > options.length, jnp.nan, y)
     return with_features(x, y), state
 
 
-def _attended(q: Any, k: Any, v: Any, mask: Any) -> Any:
+def _cudnn(dtype: Any, causal: bool) -> Callable[..., Any]:
+    """The attention of cuDNN, where there is one."""
+    platform = primitives.platform()
+    if platform not in ("gpu", "cuda"):
+        fix = "leave implementation out"
+        checks.fail("attention", "an NVIDIA GPU for implementation='cudnn'", f"the platform {platform}", fix)
+    if dtype not in (jnp.float16, jnp.bfloat16):
+        fix = "wrap the network in layers.mixed_precision, or leave implementation out"
+        checks.fail("attention", "float16 or bfloat16 for implementation='cudnn'", str(dtype), fix, TypeError)
+    return partial(jax.nn.dot_product_attention, implementation="cudnn", is_causal=causal)
+
+
+def _attended(q: Any, k: Any, v: Any, mask: Any, given: Callable[..., Any] | None = None) -> Any:
     """``jax.nn.dot_product_attention``, with zeros where the mask hides everything, and for no keys at all."""
     if 0 in (q.shape[1], k.shape[1]):
         return jnp.zeros(q.shape, q.dtype)
@@ -212,7 +232,7 @@ def _attended(q: Any, k: Any, v: Any, mask: Any) -> Any:
         q32, k32, v32 = (a.astype(jnp.float32) for a in (q, k, v))
         return _attended(q32, k32, v32, mask).astype(q.dtype)
     written_out = q.dtype == jnp.float64 or (on_cpu and q.dtype == jnp.float32)
-    attend = _written_out if written_out else jax.nn.dot_product_attention
+    attend = given or (_written_out if written_out else jax.nn.dot_product_attention)
     if mask is None:
         return attend(q, k, v)
     y = attend(q, k, v, mask=jnp.broadcast_to(mask, (q.shape[0], mask.shape[1], q.shape[1], k.shape[1])))
