@@ -428,6 +428,7 @@ def applied(layer, given, at_init=X):
             "an even number",
         ),
         (lambda: layers.attention(2, cache=8), ValueError, "causal=True with a cache"),
+        (lambda: layers.attention(2, rotary_base=500.0), ValueError, "rotary=True with a rotary_base"),
         (lambda: layers.attention(2, implementation="flash"), ValueError, "implementation to be one of"),
         (
             lambda: applied(layers.attention(2, implementation="cudnn"), X),
@@ -600,9 +601,9 @@ def asked(monkeypatch):
     """A stand-in for a GPU: what cuDNN is asked for, in the order of the calls; XLA computes it."""
     calls, attend = [], jax.nn.dot_product_attention
 
-    def written_down(q, k, v, mask=None, *, implementation=None, is_causal=False):
-        calls.append((implementation, is_causal, mask is not None))
-        return attend(q, k, v, mask=mask, is_causal=is_causal)
+    def written_down(q, k, v, mask=None, *, implementation=None, **given):
+        calls.append((implementation, given.get("is_causal"), given.get("key_value_seq_lengths") is not None))
+        return attend(q, k, v, mask=mask, **given)
 
     monkeypatch.setattr(attending.primitives, "platform", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", written_down)
@@ -614,8 +615,8 @@ def asked(monkeypatch):
     [
         ({}, {}, (False, False)),
         ({"causal": True}, {}, (True, False)),  # what comes later is left to the kernel, which passes over it
-        ({"causal": True}, {"mask": np.array([[False, True, True, True, True]] * 2)}, (False, True)),
-        ({"causal": True, "cache": 8}, {}, (False, True)),
+        ({}, {"lengths": np.array([3, 0])}, (False, True)),
+        ({"causal": True, "rotary": True}, {"lengths": np.array([3, 5])}, (True, True)),
     ],
 )
 def test_cudnn_is_asked_for_the_same_attention(asked, options, beside, expected):
@@ -632,10 +633,30 @@ def test_cudnn_is_not_asked_for_attention_in_float32(asked):
     layer = layers.attention(2, implementation="cudnn")
     with pytest.raises(TypeError, match="expected float16 or bfloat16 for implementation='cudnn', got float32; wrap"):
         applied(layer, X)
-    half = layers.mixed_precision(layer)
-    params, state = half.init(KEY, X)
-    half.apply(params, state, X)
+    half, x = layers.mixed_precision(layer), drawn(2, 5, 16)
+    params, state = half.init(KEY, x)
+    half.apply(params, state, x)
     assert asked == [("cudnn", False, False)]
+
+
+def test_what_cudnn_has_not_is_refused_before_it_is_asked(asked):
+    half = jnp.asarray(drawn(2, 5, 24), jnp.bfloat16)
+    layer = layers.attention(2, implementation="cudnn")
+    with pytest.raises(ValueError, match=r"expected a multiple of 8 up to 128 features a head .*, got 12; choose head"):
+        applied(layer, half, half)
+    wide, mask = layers.attention(2, head_features=16, implementation="cudnn"), np.ones((2, 5), bool)
+    with pytest.raises(ValueError, match="expected lengths or nothing for implementation='cudnn', got mask; give len"):
+        applied(wide, {"x": half, "mask": mask}, half)
+    assert asked == []
+
+
+def test_generation_is_not_asked_of_cudnn(asked):
+    layer = layers.attention(2, causal=True, cache=8, implementation="cudnn")
+    x = jnp.asarray(drawn(2, 5, 16), jnp.bfloat16)
+    params, state = layer.init(KEY, x)
+    layer.apply(params, state, x)
+    layer.apply(params, state, x, training=True)
+    assert [call[0] for call in asked] == [None, "cudnn"]
 
 
 def test_a_transformer_hands_its_implementation_on():

@@ -1,5 +1,6 @@
 """Compiled programs in a directory: the second process compiles none, and what is damaged is compiled again."""
 
+import atexit
 import json
 import os
 import subprocess
@@ -8,7 +9,9 @@ import time
 import zlib
 from pathlib import Path
 
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from funcnn import training
 from funcnn.training import caching
@@ -134,6 +137,29 @@ def test_what_is_still_being_written_gets_no_digest(tmp_path, monkeypatch):
     half.write_bytes(content)
     caching._record()
     assert _beside(half).read_text() == _digest(whole)
+
+
+OPTIONS = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+    "jax_persistent_cache_enable_xla_caches",
+)
+
+
+def test_nothing_but_programs_that_are_checked_is_put_there(tmp_path, monkeypatch):
+    before = {name: getattr(jax.config, name) for name in OPTIONS}
+    monkeypatch.setattr(caching, "_current", [])
+    monkeypatch.setattr(jax.monitoring, "register_event_listener", lambda listener: None)
+    monkeypatch.setattr(atexit, "register", lambda function: None)
+    try:
+        assert training.cache_programs(tmp_path) == tmp_path
+        after = {name: getattr(jax.config, name) for name in OPTIONS}
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+    assert list(after.values()) == [str(tmp_path), 0.0, -1, "none"]
 
 
 ZSTANDARD = b"\x28\xb5\x2f\xfd"

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from funcnn import layers, losses, metrics, training
+from funcnn.training import Aux
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(100, 5)).astype(np.float32)
@@ -203,3 +204,49 @@ def test_the_states_of_a_sweep_are_not_the_state_of_a_run():
     ):
         with pytest.raises(ValueError, match=r"expected the state of one run, got those of 3 members; take one"):
             call()
+
+
+def drawing(rate=0.1):
+    """A trainer whose loss is a number that is drawn for each example, as those of models that sample are."""
+
+    def loss(params, model_state, batch, *, key, training):
+        del params, training
+        return jax.random.normal(key, (len(batch[0]),)), Aux(model_state)
+
+    return training.trainer(training.Objective(lambda key, batch: ({"a": jnp.zeros(1)}, {}), loss), optax.sgd(rate))
+
+
+def test_each_batch_is_evaluated_with_a_key_of_its_own():
+    trainer, rows = drawing(), (X[:12],)
+    state = trainer.init(KEY, rows)
+    first = training.evaluate(trainer, state, (X[:4],))["loss"]
+    found = training.evaluate(trainer, state, rows, batch_size=4)["loss"]
+    assert abs(found - first) > 1e-3  # the mean of three equal draws would be the first
+    assert first == pytest.approx(float(trainer.report(trainer.evaluate(state, (X[:4],)))["loss"]), rel=1e-5)
+    streamed = training.evaluate(trainer, state, iter([(X[i : i + 4],) for i in (0, 4, 8)]))["loss"]
+    np.testing.assert_allclose(streamed, found, rtol=1e-6)
+
+
+def test_so_is_each_batch_of_validation_of_each_member():
+    options = {"key": KEY, "epochs": 1, "batch_size": 4, "validation": (X[:12],), "progress": False}
+    swept = training.sweep(drawing, jnp.array([0.1, 0.2]), (X[:12],), seeds=2, **options)
+    for member in swept.members:
+        last = training.evaluate(drawing(), member.result.state, (X[:12],), batch_size=4)["loss"]
+        np.testing.assert_allclose(member.result.history["validation_loss"][-1], last, rtol=1e-5)
+
+
+@pytest.mark.parametrize("data", [(X, LABELS), lambda key: (jnp.asarray(X[:8]), jnp.asarray(LABELS[:8]))])
+def test_validation_comes_in_batches_also_where_training_does_not(data):
+    """A batch as large as all of the data, or batches that a function draws, say nothing of how large validation is."""
+    sizes = []
+
+    def seen(prediction, target):
+        sizes.append(len(prediction))
+        return losses.softmax_cross_entropy(prediction, target)
+
+    line = training.supervised(layers.dense(3), seen, optax.sgd(0.1))
+    held_out = np.tile(X, (5, 1)), np.tile(LABELS, 5)
+    result = training.run(line, data, key=KEY, epochs=1, batch_size=150, validation=held_out)
+    assert max(sizes) == 150
+    everything = training.evaluate(line, result.state, held_out, batch_size=None)["loss"]
+    np.testing.assert_allclose(result.history["validation_loss"], [everything], rtol=1e-5)

@@ -168,3 +168,15 @@ def test_the_rate_falls_on_a_plateau():
     trainer = averaging(optax.chain(optax.sgd(0.0), plateau))
     result = training.run(trainer, (ROWS, SUMS), key=KEY, epochs=9, batch_size=None)
     assert result.state.opt_state[1].scale == 0.5**4  # after the first step nothing is better, four times two steps
+
+
+def test_an_average_of_half_precision_moves():
+    """In bfloat16 a thousandth of a param is less than the next number is away."""
+    optimizer, params = training.averaged(optax.identity(), 0.999), jnp.ones(3, jnp.bfloat16)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for _ in range(2000):
+        _, state = update(jnp.zeros_like(params), state, 1.5 * params)
+    train_state = training.TrainState(params, {}, state, KEY, jnp.int32(0))
+    found = training.average_of(train_state)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), 1.5 - 0.5 * 0.999**2000, rtol=0.01)

@@ -286,3 +286,9 @@ def test_what_is_looked_at_is_short_and_has_no_addresses():
     seen = []
     jax.jit(lambda state: seen.append(repr(state)) or state.step)(result.state)
     assert re.fullmatch(r"TrainState\(23 parameters, step .*Tracer.*\)", seen[0])
+
+
+def test_a_function_that_draws_knows_no_order_and_no_last_batch():
+    for option in ({"drop_last": True}, {"shuffle": False}):
+        with pytest.raises(ValueError, match="run: expected drop_last and shuffle only where data are arrays, got"):
+            training.run(counting(N), lambda key: jnp.arange(4), key=KEY, epochs=1, **option)

@@ -4,6 +4,8 @@ import csv
 import functools
 import io
 from functools import partial
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ import pytest
 from test_law import assert_same_bytes
 
 from funcnn import layers, losses, metrics, penalties, training
+from funcnn.training import groups
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -244,6 +247,112 @@ def test_a_member_that_does_not_fit_is_tried_all_the_same():
     assert sweep(plain, jnp.array([0.1, 0.2]), epochs=1, max_bytes=1).history["loss"].shape == (2, 1)
 
 
+@pytest.mark.slow
+def test_a_small_network_on_large_images_is_cut_into_groups_too(monkeypatch):
+    model = layers.serial(layers.conv(4, 3), layers.relu, layers.global_avg_pool, layers.dense(3))
+    images = RNG.normal(size=(8, 48, 48, 1)).astype(np.float32), TRAIN[1][:8]
+
+    def made_here(rate):
+        return training.supervised(model, losses.softmax_cross_entropy, optax.sgd(rate))
+
+    sizes, needed, carried = [], [], []
+    needed_by = groups._needed
+    monkeypatch.setattr(groups, "_needed", lambda *given: needed.append(needed_by(*given)) or needed[-1])
+    # Room for 50 times what the members carry, and not for what they make of the images.
+    monkeypatch.setattr(groups, "_memory", lambda run: 2_000_000)
+
+    def seen(event):
+        sizes.append(len(event.metrics["loss"]))
+        carried.append(sum(a.nbytes for a in jax.tree.leaves(event.state)))
+
+    options = {"epochs": 1, "validation": None, "every": 1, "observers": [seen], "how": "vmap"}
+    sweep(made_here, [0.1], images, seeds=4, **options)
+    assert 50 * 4 * max(carried) < 2_000_000 < needed[0]
+    assert max(sizes) < 4
+    del sizes[:], needed[:]
+    monkeypatch.setattr(groups, "_memory", lambda run: 2_000_000_000)
+    sweep(made_here, [0.1], images, seeds=4, **options)
+    assert (sizes, needed) == ([4], [])  # nowhere near: nothing is compiled to know
+
+
+class Known(Exception):
+    pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("make", "how"), [(made, "vmap"), (plain, "vmap"), (made, "map")])
+def test_a_program_needs_no_more_than_what_it_makes(make, how, monkeypatch):
+    needed_by = groups._needed
+
+    def needed(chunk, most):
+        assert 0 < needed_by(chunk, most) < most
+        raise Known
+
+    monkeypatch.setattr(groups, "_needed", needed)
+    with pytest.raises(Known):
+        sweep(make, GRID if make is made else GRID["rate"], seeds=10, how=how, epochs=1, max_bytes=1)
+
+
+def test_what_is_not_said_of_a_compiled_program_is_what_it_makes_at_most():
+    class Silent:
+        def lower(self):
+            return self
+
+        compile = lower
+
+        def memory_analysis(self):
+            return None
+
+    assert groups._needed(Silent(), 123) == 123
+
+
+class Device(NamedTuple):
+    stats: dict | None
+
+    def memory_stats(self):
+        return self.stats
+
+
+def test_the_memory_is_that_of_the_device_where_the_data_lie(monkeypatch):
+    assert groups._free(Device({"bytes_limit": 1000, "bytes_in_use": 200})) == 720
+    assert groups._free(Device(None)) == groups._free(Device({})) > 2**20
+    monkeypatch.setattr(groups, "_left", lambda mine, root: iter([4000, 2000]))
+    assert groups._free(Device(None)) == 1500
+    asked = []
+    monkeypatch.setattr(groups, "_free", lambda device: asked.append(device) or 100)
+    x = jax.device_put(np.zeros((5, 4), np.float32), jax.devices()[-1])
+    assert groups._memory(SimpleNamespace(arrays=(x, np.zeros(9)), held_out={"x": x})) == 100 + 80 + 80
+    nothing = SimpleNamespace(arrays=None, held_out=None)
+    assert groups._memory(nothing) == 100
+    for default in (jax.devices()[-1], "cpu"):
+        with jax.default_device(default):
+            assert groups._memory(nothing) == 100
+    assert asked == [jax.devices()[-1], jax.local_devices()[0], jax.devices()[-1], jax.local_devices(backend="cpu")[0]]
+
+
+def test_what_a_container_may_take_is_no_more_than_its_limit(tmp_path):
+    def written(folder, **files):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (folder / name.replace("__", ".")).write_text(text)
+
+    mine, root = tmp_path / "mine", tmp_path / "root"
+    assert list(groups._left(mine, root)) == []
+    mine.write_text("0::/outer/inner\n")
+    assert list(groups._left(mine, root)) == []
+    written(root / "outer" / "inner", memory__max="max\n", memory__current="300\n")
+    written(root / "outer", memory__max="1000\n", memory__current="700\n", memory__stat="anon 5\ninactive_file 50\n")
+    assert list(groups._left(mine, root)) == [350]
+    written(root, memory__max="600\n", memory__current="700\n")  # as a container sees its own
+    assert list(groups._left(mine, root)) == [350, 0]
+    mine.write_text("5:cpu,cpuacct:/x\n4:hugetlb,memory:/docker/1\n0::/x\n")
+    written(root, memory__max="max\n")
+    stat = "inactive_file 1\ntotal_inactive_file 7\n"
+    of_first = {"memory__limit_in_bytes": "1000\n", "memory__usage_in_bytes": "900\n", "memory__stat": stat}
+    written(root / "memory", **of_first)
+    assert list(groups._left(mine, root)) == [107]
+
+
 # ---- numbers that go bad, and what ends a sweep ----------------------------------------------------------------------
 
 
@@ -320,6 +429,33 @@ def test_a_variable_that_make_trainer_reads_may_change():
     factor = 0.0
     third = sweep(made_here, [0.1, 0.2], epochs=1)
     assert (third.history["validation_loss"] != second.history["validation_loss"]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrap", [jax.jit, lambda f: jax.jit(lambda *given: jax.jit(f)(*given))])
+def test_an_array_that_a_loss_holds_may_change(wrap):
+    traced = []
+
+    def made_here(rate):
+        traced.append(rate)
+        return training.supervised(layers.dense(3), loss, optax.sgd(rate))
+
+    def weighted(weights):
+        w = jnp.array(weights)
+        return wrap(lambda p, t: losses.softmax_cross_entropy(p, t) * w[t])
+
+    loss = weighted([1.0, 5.0, 1.0])
+    first = sweep(made_here, [0.1, 0.2], epochs=1)
+    loss = weighted([5.0, 1.0, 1.0])
+    second = sweep(made_here, [0.1, 0.2], epochs=1)
+    assert (first.history["validation_loss"] != second.history["validation_loss"]).all()
+    member = second.members[1]
+    expected = training.run(made_here(0.2), TRAIN, key=member.key, **{**OPTIONS, "epochs": 1})
+    np.testing.assert_allclose(second.history["validation_loss"][1], expected.history["validation_loss"], 1e-5)
+    count, loss = len(traced), weighted([1.0, 5.0, 1.0])
+    third = sweep(made_here, [0.1, 0.2], epochs=1)
+    assert len(traced) - count == 2  # the same numbers in another array are the same program
+    assert_same_bytes(third.history, first.history)
 
 
 @pytest.mark.slow

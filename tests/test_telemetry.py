@@ -187,3 +187,12 @@ def test_dead_units_cannot_be_seen_under_a_penalty():
     trainer = made(0.1, {"dead": training.dead_units}, penalty=penalties.l2(1e-3))
     with pytest.raises(ValueError, match=r"dead_units: expected no penalty.*add_decayed_weights"):
         training.fit(trainer, (X, Y), progress=False, **RUN)
+
+
+def test_a_compiled_step_gives_it_too():
+    state = TRAINER.init(KEY, (X, Y))
+    for batch in ((X[:BATCH], Y[:BATCH]), (X[:3], Y[:3])):  # a whole batch, and a smaller last one
+        _, info = training.compiled_step(TRAINER, batch_size=BATCH)(state, batch)
+        _, expected = TRAINER.step(state, batch)
+        assert jax.tree.structure(info) == jax.tree.structure(expected)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), info, expected)

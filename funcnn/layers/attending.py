@@ -1,7 +1,6 @@
 """Attention: every position takes a weighted mean over others, and the weights are computed from what is there."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -64,7 +63,7 @@ def attention(
     cross: bool = False,
     causal: bool = False,
     rotary: bool = False,
-    rotary_base: float = 10000.0,
+    rotary_base: float | None = None,
     cache: int | None = None,
     implementation: str = "xla",
     bias: bool = True,
@@ -95,11 +94,12 @@ def attention(
         causal: whether a position sees only itself and what came before.
         rotary: whether queries and keys are turned by their position, half against half, which makes the weights a
             function of distance.
-        rotary_base: of the wave lengths.
+        rotary_base: of the wave lengths, with ``rotary``; 10,000 unless it is given.
         cache: the longest sequence, for generation: while not training, keys and values are kept in the state, and what
             comes in goes on from there. Needs ``causal``. Beyond that length the output is NaN.
         implementation: ``"xla"``, or ``"cudnn"``: flash attention, which keeps no matrix of weights, on an NVIDIA GPU,
-            in half precision (``mixed_precision``), with up to 128 features a head and first derivatives only.
+            in half precision (``mixed_precision``), with a multiple of 8 up to 128 features a head, lengths in place
+            of masks, and first derivatives only. With a cache, while not training, it is ``"xla"`` all the same.
         bias: whether the four maps have one.
         kernel_init: from ``jax.nn.initializers``.
         bias_init: likewise.
@@ -139,7 +139,9 @@ def attention(
     if length and not causal:
         checks.fail("attention", "causal=True with a cache", "causal=False", "what came first cannot see what comes")
     checks.expect_option("attention", "implementation", implementation, ("xla", "cudnn"))
-    base = rotary_base if rotary else None
+    if rotary_base is not None and not rotary:
+        checks.fail("attention", "rotary=True with a rotary_base", "rotary=False", "leave rotary_base out")
+    base = (10000.0 if rotary_base is None else rotary_base) if rotary else None
     options = _Options(heads, groups, width, cross, causal, base, length, implementation, bias, kernel_init, bias_init)
 
     def init(key: Any, x: Any) -> tuple[Tree, Tree]:
@@ -198,31 +200,50 @@ def _applied(options: _Options, params: Tree, state: Tree, x: Any, training: boo
             checks.fail("attention", "no mask or lengths with a cache", "one", fix)
         state = _kept(state, k, v, options.length)
         k, v = state["key"].astype(a.dtype), state["value"].astype(a.dtype)
-    fused = options.implementation == "cudnn"
-    skipped = fused and options.causal and mask is None and not cached  # what comes later is not even computed
-    if options.causal and not skipped:
-        before = jnp.arange(k.shape[1])[None, :] <= start + jnp.arange(a.shape[1])[:, None]
-        mask = before[None, None] if mask is None else mask & before[None, None]
-    y = _attended(q, k, v, mask, _cudnn(q.dtype, skipped) if fused else None)
+    if options.implementation == "cudnn" and not cached:
+        y = _by_cudnn(q, k, v, x, options)
+    else:
+        if options.causal:
+            before = jnp.arange(k.shape[1])[None, :] <= start + jnp.arange(a.shape[1])[:, None]
+            mask = before[None, None] if mask is None else mask & before[None, None]
+        y = _attended(q, k, v, mask)
     y = _mapped(params["output"], y.reshape(*a.shape[:2], options.heads * width))
     if cached:
         y = jnp.where(state["index"] > options.length, jnp.nan, y)
     return with_features(x, y), state
 
 
-def _cudnn(dtype: Any, causal: bool) -> Callable[..., Any]:
-    """The attention of cuDNN, where there is one."""
-    platform = primitives.platform()
-    if platform not in ("gpu", "cuda"):
+def _by_cudnn(q: Any, k: Any, v: Any, x: Any, options: _Options) -> Any:
+    """Flash attention of cuDNN, which passes over what comes later, or beyond a length, and keeps no weights.
+
+    A mask would become an array of scores there, with a gradient: as large as the weights, and not for odd lengths.
+    """
+    where, width = "for implementation='cudnn'", q.shape[-1]
+    names = ("context_mask", "context_lengths") if options.cross else ("mask", "lengths")
+    mask, lengths = (x.get(name) if isinstance(x, dict) else None for name in names)
+    if primitives.platform() not in ("gpu", "cuda"):
         fix = "leave implementation out"
-        checks.fail("attention", "an NVIDIA GPU for implementation='cudnn'", f"the platform {platform}", fix)
-    if dtype not in (jnp.float16, jnp.bfloat16):
+        checks.fail("attention", f"an NVIDIA GPU {where}", f"the platform {primitives.platform()}", fix)
+    if q.dtype not in (jnp.float16, jnp.bfloat16):
         fix = "wrap the network in layers.mixed_precision, or leave implementation out"
-        checks.fail("attention", "float16 or bfloat16 for implementation='cudnn'", str(dtype), fix, TypeError)
-    return partial(jax.nn.dot_product_attention, implementation="cudnn", is_causal=causal)
+        checks.fail("attention", f"float16 or bfloat16 {where}", str(q.dtype), fix, TypeError)
+    if width % 8 or width > 128:
+        fix = "choose head_features, or leave implementation out"
+        checks.fail("attention", f"a multiple of 8 up to 128 features a head {where}", str(width), fix)
+    if mask is not None:
+        fix = "give lengths, or leave implementation out"
+        checks.fail("attention", f"{names[1]} or nothing {where}", names[0], fix)
+    if 0 in (q.shape[1], k.shape[1]):
+        return jnp.zeros(q.shape, q.dtype)
+    if lengths is not None:
+        lengths = jnp.asarray(lengths).astype(jnp.int32)
+    y = jax.nn.dot_product_attention(
+        q, k, v, is_causal=options.causal, key_value_seq_lengths=lengths, implementation="cudnn"
+    )
+    return y if lengths is None else jnp.where((lengths > 0)[:, None, None, None], y, jnp.zeros((), y.dtype))
 
 
-def _attended(q: Any, k: Any, v: Any, mask: Any, given: Callable[..., Any] | None = None) -> Any:
+def _attended(q: Any, k: Any, v: Any, mask: Any) -> Any:
     """``jax.nn.dot_product_attention``, with zeros where the mask hides everything, and for no keys at all."""
     if 0 in (q.shape[1], k.shape[1]):
         return jnp.zeros(q.shape, q.dtype)
@@ -232,7 +253,7 @@ def _attended(q: Any, k: Any, v: Any, mask: Any, given: Callable[..., Any] | Non
         q32, k32, v32 = (a.astype(jnp.float32) for a in (q, k, v))
         return _attended(q32, k32, v32, mask).astype(q.dtype)
     written_out = q.dtype == jnp.float64 or (on_cpu and q.dtype == jnp.float32)
-    attend = given or (_written_out if written_out else jax.nn.dot_product_attention)
+    attend = _written_out if written_out else jax.nn.dot_product_attention
     if mask is None:
         return attend(q, k, v)
     y = attend(q, k, v, mask=jnp.broadcast_to(mask, (q.shape[0], mask.shape[1], q.shape[1], k.shape[1])))

@@ -68,6 +68,8 @@ def cache_programs(directory: str | os.PathLike[str] | None = None, *, max_megab
     config.update("jax_compilation_cache_dir", str(path))
     config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # Else XLA puts what it measured on a GPU beside the programs: read back unchecked, counted by nobody.
+    config.update("jax_persistent_cache_enable_xla_caches", "none")
     compilation_cache.reset_cache()  # JAX asks for the directory once, when it first compiles
     if not _current:
         jax.monitoring.register_event_listener(_noticed)

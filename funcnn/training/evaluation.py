@@ -12,9 +12,9 @@ import numpy as np
 from funcnn import checks
 from funcnn import data as datasets
 from funcnn.core import Layer, Tree, expect_layer, shown
+from funcnn.training.measuring import evaluated, evaluating
 from funcnn.training.objectives import predicted
 from funcnn.training.plans import expect_batch_size
-from funcnn.training.programs import evaluated
 from funcnn.training.sources import expect_end, is_stream
 from funcnn.training.states import TrainState, expect_state
 from funcnn.training.streams import Reader
@@ -74,8 +74,8 @@ def _on_host(report: dict[str, Any]) -> dict[str, Any]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _added(trainer: Trainer, state: TrainState, sums: Any, batches: Tree, index: Any) -> Any:
-    info = trainer.evaluate(state, jax.tree.map(lambda a: a[index], batches))
+def _added(trainer: Trainer, state: TrainState, sums: Any, batches: Tree, index: Any, number: Any) -> Any:
+    info = trainer.evaluate(evaluating(state, number), jax.tree.map(lambda a: a[index], batches))
     return info if sums is None else jax.tree.map(jnp.add, sums, info)
 
 
@@ -87,10 +87,11 @@ def _streamed(trainer: Trainer, state: TrainState, stream: Any) -> dict[str, Any
         expect_values("evaluate", trainer, first, None, state)
         made = jax.eval_shape(trainer.init, jax.random.key(0), first)
         expect_like("evaluate", state[:2], made[:2], sizes=True)
-        sums = None
+        sums, number = None, 0
         for piece in reader:
             for index in range(piece.size):
-                sums = _added(trainer, state, sums, piece.batches, np.int32(index))
+                sums = _added(trainer, state, sums, piece.batches, np.int32(index), np.int32(number))
+                number += 1
             jax.block_until_ready(sums)  # the reader is about to use the memory of the piece again
             if piece.size:
                 reader.trained(piece.positions[-1])
@@ -147,14 +148,19 @@ def predict(model: Layer, state: TrainState, x: Any, *, batch_size: int | None =
         return _nothing(model, state, arrays)
     try:
         batches = _batches(arrays, n, batch_size or n)
-        outputs = [_predicted(model, state.params, state.model_state, batch) for batch in batches]
+        outputs: list[Any] = []
+        for batch in batches:
+            outputs.append(_predicted(model, state.params, state.model_state, batch))
+            _expect_host("predict", outputs[-1], instead)
+            if len(outputs) > 2:  # the device keeps no more of them than it needs to stay busy
+                outputs[-3] = jax.device_get(outputs[-3])
     except Exception as error:
         alone = all(np.ndim(leaf) == 1 for leaf in jax.tree.leaves(arrays))
         fix = f", which are {n} examples of one number each; a single example is x[None]" if alone else ""
         error.add_note(f"predict: in x of shape {shown(arrays)}, cut into batches of {batch_size} rows{fix}")
         raise
-    _expect_host("predict", outputs, instead)
-    return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate([np.asarray(p) for p in parts])[:n]), *outputs)
+    # Not jnp.asarray, which compiles a program for each number of rows.
+    return jax.tree.map(lambda *parts: jax.device_put(np.concatenate([np.asarray(p) for p in parts])[:n]), *outputs)
 
 
 def predict_members(model: Layer, state: TrainState, x: Any, *, batch_size: int | None = 32) -> Any:

@@ -4,7 +4,8 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from funcnn.training.driving import Driver
 from funcnn.training.keepers import Found, Keeper
 from funcnn.training.keeping import found_in, position_of
 from funcnn.training.members import Members
+from funcnn.training.probes import bytes_of, made_bytes
 from funcnn.training.runs import Result
 from funcnn.training.sources import is_once
 from funcnn.training.states import TrainState
@@ -72,14 +74,16 @@ def place_of(keeper: Keeper | None, begin: int, size: int | None, count: int) ->
 def groups_of(maker: Members, run: Driver, keys: Any, state: TrainState | None, max_bytes: int | None) -> list[Any]:
     """The members in equal groups that fit in memory, the last one filled up with the last member."""
     count = len(keys)
-    limit = _memory() if max_bytes is None else checks.expect_count("sweep", "max_bytes", max_bytes)
+    limit = _memory(run) if max_bytes is None else checks.expect_count("sweep", "max_bytes", max_bytes)
     size = count
     while size > 1:
         part = np.arange(size)
         members = maker._replace(values=jax.tree.map(lambda a, p=part: a[p], maker.values))
-        if max_bytes is None and _TINY * members.carried(run, keys[part], state) < limit:
+        chunk = members.chunk(run, keys[part], state)
+        most = _most(chunk.jaxpr)
+        if max_bytes is None and _BESIDE * most < limit:
             break  # nowhere near: the answer is not worth compiling for
-        needed = members.memory(run, keys[part], state)
+        needed = _needed(chunk, most)
         if needed <= limit:
             break
         # Members take equal parts of what the data leave, or about that: asked again, until it fits.
@@ -97,15 +101,71 @@ def grouped(count: int, size: int) -> list[Any]:
     return list(padded.reshape(-1, size))
 
 
-# What a step needs beside what is carried, at most, where nothing is known of it.
-_TINY = 50
+# How many times what a program makes it may need: XLA copies, and some operations have a work space of their own.
+_BESIDE = 2
 
 
-def _memory() -> int:
-    """The bytes that a program may take: of the device where it says so, of what is free in the machine otherwise."""
-    stats = jax.devices()[0].memory_stats()
+def _most(jaxpr: Any) -> int:
+    """The bytes of all that a program is given and makes, as if nothing of it were given back before the end."""
+    return bytes_of(v.aval for v in jaxpr.jaxpr.invars) + bytes_of(jaxpr.consts) + made_bytes(jaxpr.jaxpr)
+
+
+def _needed(chunk: Any, most: int) -> int:
+    """The bytes that a program needs, as the compiled one says; on platforms where it says nothing, ``most``."""
+    analysis: Any = chunk.lower().compile().memory_analysis()
+    if analysis is None:
+        return most
+    return analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes
+
+
+def _memory(run: Driver) -> int:
+    """The bytes that a program on these data may take, they among them, where they lie or else would be put."""
+    arrays = [a for a in jax.tree.leaves((run.arrays, run.held_out)) if isinstance(a, jax.Array)]
+    shards = [shard for a in arrays if checks.is_concrete(a) for shard in a.addressable_shards]
+    devices = {shard.device for shard in shards} or {_default_device()}
+    # The data are there already, so they do not count as free; but a program needs no room for them again.
+    return min(_free(d) + bytes_of(shard.data for shard in shards if shard.device == d) for d in devices)
+
+
+def _default_device() -> Any:
+    device = getattr(jax.config, "jax_default_device")  # noqa: B009  # pyright knows no attributes made at run time
+    return jax.local_devices(backend=device)[0] if device is None or isinstance(device, str) else device
+
+
+def _free(device: Any) -> int:
+    """Nearly all that is free on a device that says so, or three quarters of what is in the machine otherwise."""
+    stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return int(0.9 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
-    if not hasattr(os, "sysconf") or "SC_AVPHYS_PAGES" not in os.sysconf_names:
-        return 2**62  # a machine that does not say
-    return int(0.75 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    free = 2**62  # a machine that does not say
+    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(0.75 * min([free, *_left(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]))
+
+
+def _left(mine: Path, root: Path) -> Iterator[int]:
+    """What is left of the memory that Linux allows a container, or another group of processes that this one is in."""
+    for line in _text(mine).splitlines():
+        _, kinds, path = line.split(":", 2)
+        if not kinds:  # version 2
+            top, limit, used, files = root, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in kinds.split(","):
+            top, limit, used = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            files = "total_inactive_file"
+        else:
+            continue
+        place = top / path.lstrip("/")
+        # A limit holds for all below it. In a container the path may be that outside of it, and the top is its own.
+        for folder in [place, *(parent for parent in place.parents if parent.is_relative_to(top))]:
+            most, now = _text(folder / limit).strip(), _text(folder / used).strip()
+            if most.isdecimal() and now.isdecimal():  # "max" where there is no limit
+                again = re.search(rf"^{files} (\d+)$", _text(folder / "memory.stat"), re.MULTILINE)
+                yield max(int(most) - int(now) + (int(again[1]) if again else 0), 0)  # files that were read make room
+
+
+def _text(path: Path) -> str:
+    """What is in a file; nothing where it cannot be read."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""

@@ -1,7 +1,6 @@
 """Several runs as one program: side by side, or one after the other, each with a key and hyperparameters of its own."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -39,21 +38,14 @@ class Members(NamedTuple):
         """The program of a chunk, before it is compiled."""
         return _advance.trace(self.make_trainer, self.how, plan, self.values, arrays, held_out, carry, first, stop)
 
-    def carried(self, run: Any, keys: Any, state: TrainState | None) -> int:
-        """The bytes of what all runs carry."""
-        return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(self._carry(run, keys, state)))
-
-    def memory(self, run: Any, keys: Any, state: TrainState | None) -> int:
-        """The bytes that a chunk of all runs needs, as the compiled program says; ``run`` has plan and data."""
-        given = self.make_trainer, self.how, run.plan, self.values, run.arrays, run.held_out
+    def chunk(self, run: Any, keys: Any, state: TrainState | None) -> Any:
+        """The program of a chunk of all runs, traced for their shapes alone; ``run`` has plan and data."""
+        carry = jax.eval_shape(
+            functools.partial(_start, self.make_trainer, self.how, run.plan),
+            *(self.values, run.arrays, run.held_out, keys, state),
+        )
         bound = jax.ShapeDtypeStruct((), jnp.int32)
-        compiled = _advance.lower(*given, self._carry(run, keys, state), bound, bound).compile()
-        analysis: Any = compiled.memory_analysis()
-        return analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes
-
-    def _carry(self, run: Any, keys: Any, state: TrainState | None) -> Carry:
-        start = functools.partial(_start, self.make_trainer, self.how, run.plan)
-        return jax.eval_shape(start, self.values, run.arrays, run.held_out, keys, state)
+        return self.traced(run.plan, run.arrays, run.held_out, carry, bound, bound)
 
     def result(self, plan: Plan, carry: Carry, rows: int) -> Result:
         """The results of all runs with a leading axis, the rows of the history that were not reached NaN."""

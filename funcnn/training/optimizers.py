@@ -4,6 +4,7 @@ from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from funcnn import checks, trees
@@ -87,7 +88,8 @@ def averaged(optimizer: optax.GradientTransformation, decay: Any = 0.999) -> opt
 
     It goes around the whole optimizer: inside of ``optax.chain`` it would not see what comes behind it.
 
-    Formula: ``average <- decay * average + (1 - decay) * params`` after each step, beginning with the initial params
+    Formula: ``average <- decay * average + (1 - decay) * params`` after each step, beginning with the initial params;
+    of params in half precision in float32, where a step would be less than they can hold
 
     Args:
         optimizer: any Optax ``GradientTransformation``.
@@ -116,15 +118,21 @@ def averaged(optimizer: optax.GradientTransformation, decay: Any = 0.999) -> opt
     inner = optax.with_extra_args_support(optimizer)
 
     def init(params: Tree) -> Averaged:
-        return Averaged(inner.init(params), params)
+        return Averaged(inner.init(params), jax.tree.map(_exact, params))
 
     def update(updates: Tree, state: Any, params: Any = None, **extra: Any) -> tuple[Tree, Averaged]:
         updates, own = inner.update(updates, state.optimizer, params, **extra)
         after: Any = optax.apply_updates(params, updates)
-        average = jax.tree.map(lambda a, p: (decay * a + (1 - decay) * p).astype(a.dtype), state.average, after)
+        average = jax.tree.map(lambda a, p: (decay * a + (1 - decay) * _exact(p)).astype(a.dtype), state.average, after)
         return updates, Averaged(own, average)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _exact(a: Any) -> Any:
+    """An array of floating numbers with at least the digits of float32."""
+    a = jnp.asarray(a)
+    return a.astype(jnp.promote_types(a.dtype, jnp.float32)) if jnp.issubdtype(a.dtype, jnp.floating) else a
 
 
 def average_of(state: TrainState) -> Tree:
@@ -149,4 +157,6 @@ def average_of(state: TrainState) -> Tree:
     if len(found) != 1:
         got, fix = f"{len(found)}", "wrap the optimizer: training.averaged(optimizer)"
         checks.fail("average_of", "one average in the state of the optimizer", got, fix)
-    return jax.tree.map(lambda a, p: p if _is_taken(a) else a, found[0].average, state.params, is_leaf=_is_taken)
+    return jax.tree.map(
+        lambda a, p: p if _is_taken(a) else a.astype(p.dtype), found[0].average, state.params, is_leaf=_is_taken
+    )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from funcnn import checks
 from funcnn import data as datasets
@@ -34,6 +35,8 @@ class Plan(NamedTuple):
     is_rest: bool = False  # whether this piece is the smaller last batch
     skips_nonfinite: bool = False  # whether a step whose numbers went bad is as if it had not been
     counts_steps: bool = False  # whether the length of the run was given in steps
+    validation_size: int = 0  # examples to a batch of validation; 0 where all of them are one
+    spread: Any = None  # how the examples lie on several devices, and so those of a batch; None on one
 
     @property
     def full(self) -> int:
@@ -79,7 +82,10 @@ def planned(
         checks.fail(where, "arrays, or a function of a key", f"a stream ({type(data).__name__})", fix, TypeError)
     if callable(data):
         _expect_draws(where, data)
-        source, arrays, examples, size = data, None, 0, 0
+        if drop_last or not shuffle:
+            got = "drop_last=True" if drop_last else "shuffle=False"
+            checks.fail(where, "drop_last and shuffle only where data are arrays", got, "the function draws each batch")
+        source, arrays, examples, size, spread = data, None, 0, 0, None
         epoch_steps = 1 if steps_per_epoch is None else checks.expect_count(where, "steps_per_epoch", steps_per_epoch)
     else:
         if steps_per_epoch is not None:
@@ -89,10 +95,30 @@ def planned(
         source, arrays = None, datasets.as_arrays(data, where=where, one_length=batch_size is not None)
         examples = len(jax.tree.leaves(arrays)[0])
         size = 0 if batch_size is None or batch_size >= examples else batch_size
+        spread = _spread(where, arrays, size)
         epoch_steps = 1 if size == 0 else examples // size if drop_last else -(-examples // size)
     total = _total(where, epochs, steps, epoch_steps)
     plan = Plan(source, examples, size, epoch_steps, total, shuffle, stops_at_nonfinite, monitor)
-    return plan._replace(counts_steps=epochs is None), arrays
+    return plan._replace(counts_steps=epochs is None, validation_size=batch_size or 0, spread=spread), arrays
+
+
+def _spread(where: str, arrays: Tree, size: int) -> NamedSharding | None:
+    """How the axis of examples lies on several devices, where all arrays agree and a batch is a part of them.
+
+    A batch that is drawn has to be told: otherwise each device would compute all of it.
+    """
+    found: set[NamedSharding | None] = set()
+    for leaf in jax.tree.leaves(arrays) if size else ():
+        of_type = getattr(jax.typeof(leaf), "sharding", None)
+        if of_type is not None and any(axis is not None for axis in of_type.spec):
+            fix = "make it with axis_types=(jax.sharding.AxisType.Auto,), or take batch_size=None"
+            checks.fail(where, "data on a mesh of Auto axes", f"a mesh of Explicit axes, {of_type.spec}", fix)
+        sharding = leaf.sharding if isinstance(leaf, jax.Array) and checks.is_concrete(leaf) else None
+        if isinstance(sharding, NamedSharding) and len(sharding.spec) > 0 and sharding.spec[0] is not None:
+            found.add(NamedSharding(sharding.mesh, PartitionSpec(sharding.spec[0])))
+        else:
+            found.add(None)
+    return found.pop() if len(found) == 1 else None
 
 
 def _expect_draws(where: str, function: Any) -> None:
@@ -164,7 +190,7 @@ def streamed(
         reader.close()
         raise
     plan = Plan(None, 0, size, epoch_steps, total, False, stops_at_nonfinite, monitor, True)
-    return plan._replace(counts_steps=epochs is None), reader, buffer
+    return plan._replace(counts_steps=epochs is None, validation_size=size if batch_size else 0), reader, buffer
 
 
 def _expect_one(where: str, epochs: int | None, steps: int | None) -> None:
@@ -187,7 +213,9 @@ def validation_arrays(plan: Plan, validation: Any, where: str) -> Tree:
         checks.fail(
             where, "validation as arrays", "a function", "draw the validation data once, before the run", TypeError
         )
-    return datasets.as_arrays(validation, where=f"{where}: validation", one_length=plan.batch_size > 0)
+    # Where a function draws the data they may be of several lengths, and so may these; then they are one batch.
+    one_length = plan.validation_size > 0 and plan.source is None
+    return datasets.as_arrays(validation, where=f"{where}: validation", one_length=one_length)
 
 
 def expect_batch_size(where: str, batch_size: Any) -> int | None:

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from jax.extend.core import Literal
 from funcnn import checks, primitives, small_products
 from funcnn.core import Tree
 from funcnn.training.driving import Driver
+from funcnn.training.fingerprints import operations
 from funcnn.training.kernels import fuses_small_loops
 from funcnn.training.plans import Plan
 from funcnn.training.programs import Program
@@ -81,12 +82,9 @@ def same_maker(make_trainer: Callable[[Any], Trainer], jaxpr: Any) -> Callable[[
     By itself it would be found again also where a variable that it reads has another value by now.
     """
     text = re.sub(r"0x[0-9a-f]+", "", str(jaxpr.jaxpr))  # the places of functions in memory
-    digest = hashlib.sha256(text.encode())
-    for constant in jaxpr.consts:
-        # Of a key the bits; else the bytes.
-        is_key = jnp.issubdtype(constant.dtype, jax.dtypes.prng_key)
-        digest.update(np.asarray(jax.random.key_data(constant) if is_key else constant).tobytes())
-    return _maker(make_trainer, digest.hexdigest())
+    # Arrays are not in that text: those that an inner program holds, of jit for one, stand in its operations alone.
+    lines = [text, *operations(jaxpr)]
+    return _maker(make_trainer, hashlib.sha256("\n".join(lines).encode()).hexdigest())
 
 
 @functools.lru_cache(maxsize=64)
@@ -159,8 +157,27 @@ def _products(jaxpr: Any) -> Iterator[int]:
             yield made * inputs[0][1]
         elif equation.primitive.name == "conv_general_dilated":
             yield made * math.prod(inputs[1]) // max(inputs[1][equation.params["dimension_numbers"].rhs_spec[0]], 1)
-        for inner in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")
-        ):
-            if hasattr(inner, "jaxpr") or hasattr(inner, "eqns"):
-                yield from _products(getattr(inner, "jaxpr", inner))
+        for inner in _inner(equation):
+            yield from _products(inner)
+
+
+def made_bytes(jaxpr: Any) -> int:
+    """The bytes of all that the operations of a jaxpr make, those of inner ones included, each once."""
+    total = 0
+    for equation in jaxpr.eqns:
+        total += bytes_of(v.aval for v in equation.outvars) + sum(made_bytes(inner) for inner in _inner(equation))
+    return total
+
+
+def bytes_of(values: Iterable[Any]) -> int:
+    """The bytes of arrays, or of what has their shapes and dtypes; of what has none, none."""
+    arrays = [value for value in values if hasattr(value, "shape") and hasattr(value, "dtype")]
+    return sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
+
+
+def _inner(equation: Any) -> Iterator[Any]:
+    """The jaxprs among the parameters of an operation."""
+    params = list(equation.params.values())
+    for inner in jax.tree.leaves(params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")):
+        if hasattr(inner, "jaxpr") or hasattr(inner, "eqns"):
+            yield getattr(inner, "jaxpr", inner)

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from funcnn import checks
 from funcnn.core import Tree, spec
 from funcnn.training.loops import DYNAMIC, Loops, once, while_loop
+from funcnn.training.measuring import evaluated
 from funcnn.training.plans import Plan
 from funcnn.training.stopping import Watch, begin, expect_monitored, watched, where_leaves
 from funcnn.training.trainers import Trainer, TrainState
@@ -139,10 +141,17 @@ class Program(NamedTuple):
             return self.data
         begin = i * plan.batch_size
         if not plan.shuffle:
-            return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, size), self.data)
+            return jax.tree.map(lambda a: self.spread(jax.lax.dynamic_slice_in_dim(a, begin, size), ()), self.data)
         chosen = jax.lax.dynamic_slice_in_dim(carry.order, begin, size, axis=-1)
-        unique = self.members is None  # among several members they are not
-        return jax.tree.map(lambda a: a.at[chosen].get(mode="promise_in_bounds", unique_indices=unique), self.data)
+        given = {"mode": "promise_in_bounds", "unique_indices": self.members is None}  # among members they are not
+        return jax.tree.map(lambda a: self.spread(a.at[chosen].get(**given), self.axes()), self.data)
+
+    def spread(self, a: Any, axes: tuple[int, ...]) -> Any:
+        """A part of the data over the devices on which they lie, behind the axes of the members."""
+        if self.plan.spread is None:
+            return a
+        mesh, spec = self.plan.spread.mesh, self.plan.spread.spec
+        return jax.lax.with_sharding_constraint(a, NamedSharding(mesh, PartitionSpec(*(None for _ in axes), *spec)))
 
     def batch_at(self, carry: Carry, number: int) -> Tree:
         """The batch of the step of this number, from what is carried before it."""
@@ -208,7 +217,7 @@ class Program(NamedTuple):
             row |= {"skipped_steps": in_epoch}
         if self.validation is None:
             return row
-        sums = evaluated(self.trainer, carry.state, self.validation, self.plan.batch_size or None)
+        sums = evaluated(self.trainer, carry.state, self.validation, self.plan.validation_size or None)
         return row | {f"validation_{name}": value for name, value in self.trainer.report(sums).items()}
 
     def epoch(self, loops: Loops, carry: Carry, row: Any, first: Any, stop: Any, ends: Any) -> Carry:
@@ -265,27 +274,6 @@ def _empty(rows: int, row: Any) -> Any:
 def _with_row(column: Any, value: Any, row: Any) -> Any:
     # Not ``.at[row].set``: that guards against rows outside, and XLA then writes the whole column for each row.
     return jax.lax.dynamic_update_index_in_dim(column, value, row, 0)
-
-
-def evaluated(trainer: Trainer, state: TrainState, data: Tree, batch_size: int | None) -> Any:
-    """The sums of ``trainer.evaluate`` over all data, in batches and a smaller last one."""
-    n = len(jax.tree.leaves(data)[0])
-    if batch_size is None or n <= batch_size:
-        return trainer.evaluate(state, data)
-
-    def batch(begin: Any, size: int) -> Tree:
-        return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, size), data)
-
-    def body(sums: Any, i: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, sums, trainer.evaluate(state, batch(i * batch_size, batch_size))), None
-
-    full = n // batch_size
-    infos = jax.eval_shape(lambda: trainer.evaluate(state, batch(0, batch_size)))
-    sums = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), infos)
-    sums, _ = jax.lax.scan(body, sums, jnp.arange(full, dtype=jnp.int32))
-    if n % batch_size:
-        sums = jax.tree.map(jnp.add, sums, trainer.evaluate(state, batch(full * batch_size, n % batch_size)))
-    return sums
 
 
 def advance(program: Program, carry: Carry, first: Any, stop: Any) -> Carry:

@@ -9,6 +9,7 @@ import numpy as np
 
 from funcnn import data as datasets
 from funcnn.core import Tree
+from funcnn.training import telemetry
 from funcnn.training.loops import DYNAMIC
 from funcnn.training.plans import Plan
 from funcnn.training.programs import Carry, Program, advance
@@ -33,7 +34,11 @@ def _single(
             return DYNAMIC.when(step > i, lambda d: program.step(d, 0, 0, size), c)
 
         carry = DYNAMIC.fold(body, carry, 0, step)
-    return carry.state, carry.sums
+    info = carry.sums
+    if trainer.telemetry is telemetry.split and carry.telemetry:
+        row = int(whole)  # of the second step of an epoch, or of the first
+        info = info | {"telemetry": jax.tree.map(lambda column: column[row], carry.telemetry)}
+    return carry.state, info
 
 
 def compiled_step(
