@@ -7,12 +7,20 @@ import pathlib
 
 PAGE = pathlib.Path(__file__).with_name("origins.md")
 
+
+def chapters(first: int, last: int) -> list[str]:
+    """The pages of the course from one number to another."""
+    numbers = range(first, last + 1)
+    return [f"docs/course/{next(PAGE.parent.glob(f'course/{n:02}_*.md')).name}" for n in numbers]
+
+
 # What they had, or wanted to have: where it is here. A path is a page or an example, which the tests execute; a name
 # with a dot is imported.
 PROJECTS = {
     "Welcome to Neural Networks in Elixir": (
         "https://github.com/Yashaswini-Sharma/NeuralNetwork",
-        "Yashaswini Sharma's network in Nx, written to learn both: 2-3-3-1, all sigmoid, its gradient by hand.",
+        "Yashaswini Sharma's network in Nx, written to learn both, after a tutorial by Aadi Malik: 2-3-3-1, all "
+        "sigmoid, its gradient by hand.",
         {
             "the network on ten rows of weight and height": ["examples/heights.py"],
             "backpropagation written by hand": ["docs/course/09_backpropagation.md"],
@@ -21,9 +29,10 @@ PROJECTS = {
             "the lesson: values that are overwritten are lost, values that are returned learn": [
                 "docs/course/23_overwritten.md"
             ],
-            "wanted: ReLU": ["layers.relu", "docs/course/04_activations.md"],
+            "wanted: ReLU and leaky ReLU": ["layers.relu", "layers.leaky_relu", "docs/course/04_activations.md"],
+            "wanted: faster updates of the weights": ["training.run", "training.fuse_small_loops", "docs/sweeps.md"],
             "wanted: deeper networks": ["layers.repeat", "models.mlp", "docs/course/03_layers.md"],
-            "wanted: unit tests": ["docs/design.md"],
+            "wanted: unit tests": ["docs/adding_a_layer.md"],
         },
     ),
     "micrograd in Elixir": (
@@ -40,13 +49,20 @@ PROJECTS = {
             "stochastic gradient descent": ["optax.sgd", "docs/course/10_optimizers.md"],
             "the sum of squared errors": ["losses.squared_error", "docs/course/17_regression.md"],
             "XOR, within 0.08 of the targets": ["examples/xor.py", "examples/playground.py"],
+            "four rows by 3-4-4-1, all tanh, within 0.08 of 1 and -1": ["examples/playground.py"],
         },
     ),
     "Neural networks from scratch": (
         "https://github.com/KoteGotiashvili/Neural-Networks-From-Scratch",
         "Kote Gotiashvili's course in NumPy of 22 chapters, after the book by Harrison Kinsley and Daniel Kukieła.",
         {
-            "its 22 chapters, most of them marked as coming": ["docs/course/README.md"],
+            "chapters 1 to 5: what a network is, neurons, layers, activations, loss": chapters(1, 5),
+            "chapters 6 to 10: optimization, derivatives, the chain rule, backpropagation, optimizers": chapters(6, 10),
+            "chapters 11 to 15: data not seen, validation, preparing data, L1 and L2, dropout": chapters(11, 15),
+            "chapters 16 to 18: logistic regression, regression, a model": chapters(16, 18),
+            "chapters 19 to 22: a real dataset, evaluation, saving, prediction": chapters(19, 22),
+            "training by chance": ["docs/course/06_optimization.md", "examples/random_search.py"],
+            "shuffled batches": ["training.run", "docs/course/19_digits.md"],
             "dense layers with L1 and L2": ["layers.dense", "penalties.l1", "penalties.l2", "docs/course/14_l1_l2.md"],
             "ReLU, sigmoid, softmax, linear": ["layers.relu", "layers.sigmoid", "layers.softmax", "layers.identity"],
             "categorical and binary cross-entropy": [
@@ -92,7 +108,8 @@ PROJECTS = {
     ),
     "SmolML": (
         "https://github.com/rodmarkun/SmolML",
-        "rodmarkun's machine learning in plain Python, of which the chapter on networks is taken up here.",
+        "rodmarkun's machine learning in plain Python. Its networks and what they stand on are taken up here; its "
+        "trees, forests, support vector machines and k-means are not, for scikit-learn has them.",
         {
             "relu, leaky_relu, elu, sigmoid, softmax, tanh, linear": [
                 "layers.relu",
@@ -112,6 +129,9 @@ PROJECTS = {
                 "losses.huber",
             ],
             "SGD, momentum, AdaGrad, Adam": ["optax.sgd", "optax.adagrad", "optax.adam"],
+            "a number with a gradient, its Value": ["inspection.value", "examples/playground.py"],
+            "an array of such numbers, its MLArray": ["inspection.graph", "docs/graphs.md"],
+            "linear and polynomial regression": ["layers.dense", "docs/course/17_regression.md"],
             "standard scaling": ["data.standardize", "docs/course/13_preparing.md"],
             "scaling to the least and the largest value": ["docs/course/13_preparing.md"],
             "how much memory a model takes": ["inspection.summary", "docs/summaries.md"],

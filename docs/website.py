@@ -251,11 +251,15 @@ def main() -> None:
     target = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "site").resolve()
     if target.exists() and not (target / ".buildinfo").exists() and not (target.is_dir() and not any(target.iterdir())):
         sys.exit(f"expected a folder that is empty or holds the site, got {target}")
-    if target.exists():
-        shutil.rmtree(target)
-    wrong = built(target)
-    if wrong:
-        sys.exit(wrong)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".site-") as folder:
+        made = pathlib.Path(folder) / "site"
+        wrong = built(made)
+        if wrong:  # what was there before stays
+            sys.exit(wrong)
+        if target.exists():
+            shutil.rmtree(target)
+        made.rename(target)
     print(f"{len(list(target.glob('**/*.html')))} pages in {target}")
 
 

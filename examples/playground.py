@@ -2,7 +2,8 @@
 
 Every number is a value that never changes. ``backward`` gives a graph in which each has its gradient, and an update is
 a new network: there is nothing to set to zero, and nothing to forget to. The set-up of XOR is that of micrograd in
-Elixir (luisgabrielroldan/micrograd), whose text this follows: 2-4-4-1, SGD at 0.1 on the sum of the squared errors.
+Elixir (luisgabrielroldan/micrograd), whose text this follows: 2-4-4-1, SGD at 0.1 on the sum of the squared errors;
+so is the second one, the four rows of Karpathy's micrograd by 3-4-4-1.
 """
 
 import itertools
@@ -13,7 +14,9 @@ import jax
 
 from funcnn.inspection import Value, backward, value
 
-ROWS = [((0.0, 0.0), 0.0), ((0.0, 1.0), 1.0), ((1.0, 0.0), 1.0), ((1.0, 1.0), 0.0)]
+XOR = [((0.0, 0.0), 0.0), ((0.0, 1.0), 1.0), ((1.0, 0.0), 1.0), ((1.0, 1.0), 0.0)]
+FOUR = [((2.0, 3.0, -1.0), 1.0), ((3.0, -1.0, 0.5), -1.0), ((0.5, 1.0, 1.0), -1.0), ((1.0, 1.0, -1.0), 1.0)]
+SIGMOIDS, TANHS = ("tanh", "sigmoid", "sigmoid"), ("tanh", "tanh", "tanh")
 FIGURE = pathlib.Path("figures/neuron.svg")
 
 
@@ -36,16 +39,16 @@ def layer(params, inputs, activation):
     return [neuron(each, inputs, activation) for each in params]
 
 
-def forward(network, inputs, activations=("tanh", "sigmoid", "sigmoid")):
+def forward(network, inputs, activations):
     """The outputs of layer after layer."""
     for params, activation in zip(network, activations, strict=True):
         inputs = layer(params, inputs, activation)
     return inputs
 
 
-def loss(network):
-    """The sum of the squared errors over the four rows."""
-    return sum((forward(network, inputs)[0] - target) ** 2 for inputs, target in ROWS)
+def loss(network, rows, activations):
+    """The sum of the squared errors over the rows."""
+    return sum((forward(network, inputs, activations)[0] - target) ** 2 for inputs, target in rows)
 
 
 def update(network, graph, rate):
@@ -53,10 +56,10 @@ def update(network, graph, rate):
     return jax.tree.map(lambda w: value(w.item() - rate * graph[w].gradient.item()), network)
 
 
-def trained(network, steps, rate=0.1):
+def trained(network, steps, *task, rate=0.1):
     """The network after so many updates."""
     for _ in range(steps):
-        network = update(network, backward(loss(network)), rate)
+        network = update(network, backward(loss(network, *task)), rate)
     return network
 
 
@@ -78,10 +81,13 @@ def main():
     print(f"\ndrawn in {FIGURE}\n")
 
     chance = random.Random(1)
-    network = trained(new([2, 4, 4, 1], lambda: chance.uniform(-1, 1)), 2000)
-    for inputs, target in ROWS:
-        output = forward(network, inputs)[0].item()
+    network = trained(new([2, 4, 4, 1], lambda: chance.uniform(-1, 1)), 2000, XOR, SIGMOIDS)
+    for inputs, target in XOR:
+        output = forward(network, inputs, SIGMOIDS)[0].item()
         print(f"{inputs[0]:.0f} xor {inputs[1]:.0f} = {output:.3f}, and should be {target:.0f}")
+    network = trained(new([3, 4, 4, 1], lambda: chance.uniform(-1, 1)), 300, FOUR, TANHS)
+    for inputs, target in FOUR:
+        print(f"{inputs} -> {forward(network, inputs, TANHS)[0].item():.3f}, and should be {target:.0f}")
 
 
 if __name__ == "__main__":

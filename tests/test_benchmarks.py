@@ -254,10 +254,13 @@ def test_a_result_does_not_depend_on_how_many_rows_are_predicted_together(benchm
     np.testing.assert_allclose(one_run.result("W3", lambda x: x, x, y), whole, rtol=1e-12)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("side", "name"),
-    [(s, n) for n in ("W1", "W7") for s in ("run", "fit", "fused", "scan", "loop") if n + s != "W7fit"],
+    [
+        *(pytest.param(s, n, marks=pytest.mark.slow) for s, n in (("run", "W1"), ("loop", "W1"), ("fused", "W7"))),
+        *(pytest.param(s, "W1", marks=pytest.mark.long) for s in ("fit", "fused", "scan")),
+        *(pytest.param(s, "W7", marks=pytest.mark.long) for s in ("run", "scan", "loop")),
+    ],
 )
 def test_a_fresh_process_trains_and_says_what_it_took(benchmark, tmp_path, side, name):
     one_run, script = benchmark("one_run"), benchmark("against_scan")
@@ -270,7 +273,7 @@ def test_a_fresh_process_trains_and_says_what_it_took(benchmark, tmp_path, side,
     memory = [found["memory"][part] for part in ("begin", "imported", "trained", "end")]
     assert memory == sorted(memory)
     assert 10 < memory[0] < memory[-1] < 2000
-    assert 0 < found["loss"] < 0.26
+    assert 0 < found["loss"] < (0.05 if name == "W1" else 0.25)  # of a constant 0.5 it is 0.25
     assert found["accuracy"] >= 0.5
 
 

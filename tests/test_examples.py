@@ -45,8 +45,8 @@ CLAIMS = {
     ],
     "digits.py": [Claim(r"(?i)test accuracy\D*([\d.]+)", 0.985, 1.0)],
     "experiments.py": [
-        Claim(r"^before training +([\d.]+) ", 0.4, 0.6),
-        Claim(r"^[125]\. .* so on (\d+) of 50 .* refuted$", 0, 45, count=2),
+        Claim(r"^before training, \w+ layers? +([\d.]+) ", 0.4, 0.6, count=2),
+        Claim(r"^[12]\. .* so on (\d+) of 50 .* undecided$", 10, 45, count=2),
         Claim(r"^[345]\. .* so on (\d+) of 50 .* confirmed$", 46, 50, count=3),
     ],
     "files.py": [
@@ -103,6 +103,8 @@ CLAIMS = {
         Claim(r"^mul 5 sends (-0\.212) to x1:", -0.212, -0.212),
         Claim(r"xor [01] = ([\d.]+), and should be 0$", 0.0, 0.08, count=2),
         Claim(r"xor [01] = ([\d.]+), and should be 1$", 0.92, 1.0, count=2),
+        Claim(r"-> ([\d.]+), and should be 1$", 0.92, 1.0, count=2),
+        Claim(r"-> (-[\d.]+), and should be -1$", -1.0, -0.92, count=2),
     ],
     "random_search.py": [
         Claim(r"in the middle, ([\d.]+) at best$", 0.2, 0.5),

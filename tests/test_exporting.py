@@ -466,7 +466,7 @@ def test_a_run_on_a_function_takes_a_key_alone(path):
 def test_a_run_is_described(path):
     x = np.ones((6, 2))  # of double precision, which JAX cuts
     ours = training.supervised(layers.dense(1), losses.squared_error, optax.sgd(0.1))
-    exporting.save_run(path, ours, {"x": x, "y": x[:, :1]} and (x, x[:, :1]), epochs=2, card="line")
+    exporting.save_run(path, ours, (x, x[:, :1]), epochs=2, card="line")
     found = exporting.load(path)
     assert found.takes == {"data/0": "float32 (6, 2)", "data/1": "float32 (6, 1)", "key": "key<fry> ()"}
     assert found.returns["history/loss"] == "float32 (2,)"

@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import chex
@@ -130,10 +131,11 @@ def test_init_reads_shapes_and_dtypes_only(row: LayerRow) -> None:
 def test_init_is_the_same_program_compiled_and_mapped(row: LayerRow) -> None:
     layer, x = row.layer(), jnp.asarray(row.input())
     expected = layer.init(KEY, x)
-    chex.assert_trees_all_close(jax.jit(layer.init)(KEY, x), expected, rtol=1e-6)
     chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(layer.init, KEY, x), expected)
     keys = jnp.stack([jax.random.key(8), KEY])
-    mapped = jax.vmap(layer.init, in_axes=(0, None), out_axes=0)(keys, x)
+    both = jax.jit(lambda key, keys, x: (layer.init(key, x), jax.vmap(layer.init, in_axes=(0, None))(keys, x)))
+    compiled, mapped = both(KEY, keys, x)
+    chex.assert_trees_all_close(compiled, expected, rtol=1e-6)
     chex.assert_trees_all_close(jax.tree.map(lambda a: a[1], mapped), expected, rtol=1e-6)
 
 
@@ -374,14 +376,19 @@ def test_a_numeric_hyperparameter_may_be_traced_mapped_and_differentiated(row: L
         layer = factory(h)
         return layer.apply(*layer.init(KEY, x), x, key=KEY, training=True)
 
-    expected = outputs(value)
-    chex.assert_trees_all_close(jax.jit(outputs)(value), expected, rtol=1e-5, atol=1e-6)
+    def total(h: Any) -> Any:
+        return sum(jnp.sum(jnp.square(a)) for a in jax.tree.leaves(outputs(h)))
+
     known = jnp.asarray(value, jnp.float32)  # closed over inside a trace, where nothing may be asked of it
-    chex.assert_trees_all_close(jax.jit(lambda: outputs(known))(), expected, rtol=1e-5, atol=1e-6)
-    mapped = jax.jit(jax.vmap(outputs))(jnp.array([value / 2, value]))
+    # One program: most of the time goes into compiling.
+    all_of_it = jax.jit(
+        lambda h, pair: (outputs(value), outputs(h), outputs(known), jax.vmap(outputs)(pair), jax.grad(total)(h))
+    )
+    expected, traced, closed_over, mapped, slope = all_of_it(value, jnp.array([value / 2, value]))
+    chex.assert_trees_all_close(traced, expected, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(closed_over, expected, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(jax.tree.map(lambda a: a[1], mapped), expected, rtol=1e-5, atol=1e-6)
     assert any(not np.allclose(a[0], a[1]) for a in jax.tree.leaves(mapped))
-    slope = jax.jit(jax.grad(lambda h: sum(jnp.sum(jnp.square(a)) for a in jax.tree.leaves(outputs(h)))))(value)
     assert np.isfinite(slope)
     with jax.enable_x64(True):
         for leaf in jax.tree.leaves(jax.eval_shape(outputs, jnp.float64(value))):
@@ -396,9 +403,8 @@ def test_a_scan_equals_the_loop_with_keys_used_once_and_no_leaks(row: LayerRow) 
     x = jnp.asarray(row.input())
     with jax.checking_leaks(), jax.debug_key_reuse(True):
         layer = row.layer()
-        params, state = layer.init(jax.random.key(7), x)
 
-        def step(state: Any, key: Any) -> Any:
+        def step(params: Any, state: Any, key: Any) -> Any:
             def total(params: Any) -> Any:
                 y, new = jax.checkpoint(lambda p: layer.apply(p, state, x, key=key, training=True))(params)
                 return sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(y)), (y, new)
@@ -406,8 +412,11 @@ def test_a_scan_equals_the_loop_with_keys_used_once_and_no_leaks(row: LayerRow) 
             gradient, (y, new) = jax.grad(total, has_aux=True)(params)
             return new, (y, gradient)
 
-        run = jax.jit(lambda state, key: jax.lax.scan(step, state, jax.random.split(key, 3)))
-        final, (scanned, gradients) = run(state, jax.random.key(5))
+        def whole(init_key: Any, key: Any) -> Any:
+            params, state = layer.init(init_key, x)
+            return params, state, jax.lax.scan(partial(step, params), state, jax.random.split(key, 3))
+
+        params, state, (final, (scanned, gradients)) = jax.jit(whole)(jax.random.key(7), jax.random.key(5))
     looped = []
     for key in jax.random.split(jax.random.key(5), 3):
         y, state = layer.apply(params, state, x, key=key, training=True)

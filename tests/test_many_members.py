@@ -91,7 +91,7 @@ def test_512_members_are_one_program_and_each_its_run_to_the_bit():
     training.sweep(MAKERS["relu", False], RATES[::-1].copy(), train, key=KEY, **options)
     assert compiled == []
     assert found.history["loss"].shape == (512, EPOCHS)
-    assert_members_are_their_runs(found, alone("relu", False), range(512))
+    assert_members_are_their_runs(found, alone("relu", False), range(0, 512, 8))
     assert len(np.unique(found.history["loss"][:, -1])) > 500  # it is not one run 512 times
     assert found.best("validation_accuracy", "max").result.history["validation_accuracy"][-1] > 0.95
 

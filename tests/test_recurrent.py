@@ -581,7 +581,7 @@ def test_arguments_that_cannot_be_meant_are_refused(make, error, message):
 # ---- what needs memory is learned ------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_adding_problem_of_length_100_is_learned():
     """Hochreiter and Schmidhuber, 1997, 5.4: the sum of two marked numbers of 100; to say 1 always costs 0.167."""
 

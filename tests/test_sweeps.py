@@ -127,6 +127,7 @@ def test_a_hyperparameter_may_have_axes():
     whole = sweep(weighted, weights, epochs=1)
     np.testing.assert_array_equal(whole.members[1].hyperparameters, [5.0, 0.0, 0.0])
     assert whole.table().rows[1][0] == "[5.0, 0.0, 0.0]"
+    assert np.isfinite(whole.history["loss"]).all()
     assert whole.history["loss"][0] != whole.history["loss"][1]
 
 
@@ -428,6 +429,7 @@ def test_a_variable_that_make_trainer_reads_may_change():
     assert [s.state.params["dense_0"]["kernel"].shape[-1] for s in (first, second)] == [4, 7]
     factor = 0.0
     third = sweep(made_here, [0.1, 0.2], epochs=1)
+    assert np.isfinite(third.history["validation_loss"]).all()
     assert (third.history["validation_loss"] != second.history["validation_loss"]).all()
 
 
