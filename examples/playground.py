@@ -81,11 +81,11 @@ def main():
     print(f"\ndrawn in {FIGURE}\n")
 
     chance = random.Random(1)
-    network = trained(new([2, 4, 4, 1], lambda: chance.uniform(-1, 1)), 2000, XOR, SIGMOIDS)
+    network = trained(new([2, 4, 4, 1], lambda: chance.uniform(-1, 1)), 1200, XOR, SIGMOIDS)
     for inputs, target in XOR:
         output = forward(network, inputs, SIGMOIDS)[0].item()
         print(f"{inputs[0]:.0f} xor {inputs[1]:.0f} = {output:.3f}, and should be {target:.0f}")
-    network = trained(new([3, 4, 4, 1], lambda: chance.uniform(-1, 1)), 300, FOUR, TANHS)
+    network = trained(new([3, 4, 4, 1], lambda: chance.uniform(-1, 1)), 120, FOUR, TANHS)
     for inputs, target in FOUR:
         print(f"{inputs} -> {forward(network, inputs, TANHS)[0].item():.3f}, and should be {target:.0f}")
 
