@@ -19,7 +19,6 @@ KEPT = (  # whatever they take: what the library promises above all
     "tests/test_interrupts.py::test_killed_at_random_and_resumed_each_time",
     "tests/test_checkpoints.py::test_a_run_that_goes_on_is_the_run_that_was_never_cut",
     "tests/test_stores.py::test_a_full_disk_ends_the_run_and_keeps_what_was_there",
-    "tests/test_sweeps.py::test_a_member_is_the_run_with_its_hyperparameters_and_its_key",
     "tests/test_golden.py::test_a_checkpoint_is_gone_on_with",
     "tests/test_architecture.py::test_importing_the_library_imports_nothing_heavy",
 )
