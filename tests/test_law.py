@@ -360,6 +360,19 @@ for model, shape in (test_law.mlp(), (5,)), (test_law.convolutional(), (7, 7, 2)
         result = jax.jit(lambda d: training.run(trainer, d, **options))(spread)
     test_law.assert_close(result, single, 1e-3)
     assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(result.state.params))
+try:
+    training.fit(trainer, iter([spread]), key=test_law.KEY, epochs=1, progress=False)
+except ValueError as error:
+    assert "batch 0 of the stream: expected arrays of NumPy or of one device, got arrays that lie on 8" in str(error)
+else:
+    raise AssertionError("a stream over several devices is not refused")
+explicit = NamedSharding(jax.make_mesh((8,), ("batch",)), PartitionSpec("batch"))
+try:
+    training.fit(trainer, jax.device_put(data, explicit), key=test_law.KEY, epochs=1, batch_size=8, progress=False)
+except ValueError as error:
+    assert "expected data on a mesh of Auto axes" in str(error)
+else:
+    raise AssertionError("a mesh of Explicit axes is not refused")
 print("all close")
 """
 

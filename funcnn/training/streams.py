@@ -274,7 +274,12 @@ class Reader:
         """The arrays of a batch that is not yet of what arrays are of, or the first, or cannot be used."""
         batch = tuple(batch) if isinstance(batch, list) and is_list_of_arrays(batch) else batch
         where = f"{self.where}: batch {number} of the stream"
-        arrays = jax.tree.map(np.asarray, datasets.as_arrays(batch, where=where, one_length=self.one_length))
+        given = datasets.as_arrays(batch, where=where, one_length=self.one_length)
+        devices = max((len(a.devices()) for a in jax.tree.leaves(given) if isinstance(a, jax.Array)), default=1)
+        if devices > 1:
+            fix = "batches of a stream are not spread yet: leave them on the host, or give arrays, which are"
+            checks.fail(where, "arrays of NumPy or of one device", f"arrays that lie on {devices}", fix)
+        arrays = jax.tree.map(np.asarray, given)
         leaves, structure = jax.tree.flatten(arrays)
         form = self.form
         if form.structure is None:

@@ -74,7 +74,7 @@ def sweep(
         combine: of a dict with several entries, ``"product"`` takes all combinations, ``"zip"`` the first of each, the
             second of each, and so on.
         how: ``"vmap"`` computes all members side by side, ``"map"`` one after the other (each is then, to the bit, what
-            it is alone); ``"auto"`` takes what is faster for networks of this size on this platform.
+            it is alone); ``"auto"`` takes what is faster for networks of this size on a CPU, and ``"vmap"`` elsewhere.
         max_bytes: of memory for one program; more members are cut into equal groups that run one after the other. By
             default what the device has, and on a CPU three quarters of what is free.
         progress: as for ``fit``, with the medians of all members; so are ``every`` and ``observers``, whose event has
