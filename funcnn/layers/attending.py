@@ -44,6 +44,11 @@ class _Options(NamedTuple):
         inner, outer = self.heads * width, self.groups * width
         return {"query": (n, inner), "key": (m, outer), "value": (m, outer), "output": (inner, n)}
 
+    @property
+    def beside(self) -> tuple[str, str]:
+        """The names of mask and lengths among the side inputs."""
+        return ("context_mask", "context_lengths") if self.cross else ("mask", "lengths")
+
     def width_of(self, n: int) -> int:
         """The features of a head, for an input of ``n`` features."""
         if self.width is None and n % self.heads:
@@ -219,8 +224,7 @@ def _by_cudnn(q: Any, k: Any, v: Any, x: Any, options: _Options) -> Any:
     A mask would become an array of scores there, with a gradient: as large as the weights, and not for odd lengths.
     """
     where, width = "for implementation='cudnn'", q.shape[-1]
-    names = ("context_mask", "context_lengths") if options.cross else ("mask", "lengths")
-    mask, lengths = (x.get(name) if isinstance(x, dict) else None for name in names)
+    mask, lengths = (x.get(name) if isinstance(x, dict) else None for name in options.beside)
     if primitives.platform() not in ("gpu", "cuda"):
         fix = "leave implementation out"
         checks.fail("attention", f"an NVIDIA GPU {where}", f"the platform {primitives.platform()}", fix)
@@ -232,7 +236,7 @@ def _by_cudnn(q: Any, k: Any, v: Any, x: Any, options: _Options) -> Any:
         checks.fail("attention", f"a multiple of 8 up to 128 features a head {where}", str(width), fix)
     if mask is not None:
         fix = "give lengths, or leave implementation out"
-        checks.fail("attention", f"{names[1]} or nothing {where}", names[0], fix)
+        checks.fail("attention", f"{options.beside[1]} or nothing {where}", options.beside[0], fix)
     if 0 in (q.shape[1], k.shape[1]):
         return jnp.zeros(q.shape, q.dtype)
     if lengths is not None:
@@ -343,7 +347,7 @@ def _sequences(x: Any, cross: bool) -> tuple[Any, Any]:
 
 def _mask(x: Any, a: Any, context: Any, options: _Options) -> Any:
     """What may be looked at, with four axes, ``(batch, heads or 1, time or 1, keys)``; ``None`` for everything."""
-    names = ("context_mask", "context_lengths") if options.cross else ("mask", "lengths")
+    names = options.beside
     given = {name: x[name] for name in names if isinstance(x, dict) and x.get(name) is not None}
     if not given:
         return None
