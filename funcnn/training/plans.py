@@ -84,7 +84,12 @@ def planned(
         _expect_draws(where, data)
         if drop_last or not shuffle:
             got = "drop_last=True" if drop_last else "shuffle=False"
-            checks.fail(where, "drop_last and shuffle only where data are arrays", got, "the function draws each batch")
+            checks.fail(
+                where,
+                "drop_last and shuffle only where data are arrays",
+                got,
+                "leave it out: the function draws each batch",
+            )
         source, arrays, examples, size, spread = data, None, 0, 0, None
         epoch_steps = 1 if steps_per_epoch is None else checks.expect_count(where, "steps_per_epoch", steps_per_epoch)
     else:
