@@ -53,13 +53,13 @@ def whole(compiled):
 def killed(folder, name, wanted, kills, seed, compiled=None):
     """Train, kill at a random instant, go on; after the last kill, to the end. How many times it came to its end.
 
-    One half of the kills counts from the start of the process, the other from a save that it has made.
+    The first kill, and every other one, counts from a save that the process has made, the rest from its start.
     """
     chance, ends = random.Random(seed), 0
     steps = []
-    while kills:
+    while len(steps) < kills:
         run, begun = training(folder, name, compiled=compiled), newest(folder / name)
-        if chance.random() < 0.5:
+        if len(steps) % 2:
             instant = time.monotonic() + chance.uniform(0.2, 3.0)
         else:
             while run.poll() is None and newest(folder / name) == begun:
@@ -70,7 +70,6 @@ def killed(folder, name, wanted, kills, seed, compiled=None):
         run.kill()
         out, err = run.communicate()
         if run.returncode == -signal.SIGKILL:
-            kills -= 1
             steps.append(newest(folder / name))
             continue
         assert not run.returncode, err
@@ -103,7 +102,7 @@ def test_killed_at_random_and_resumed_each_time(whole, compiled, tmp_path, name,
     """Three kills every day, ten with the slow tests; more of them, and of all runs, in the test below."""
     _, steps = killed(tmp_path / "runs", name, whole(name), kills, seed=RUNS.index(name), compiled=compiled)
     assert len(steps) == kills
-    assert len(set(steps)) > 1, steps
+    assert any(step > 0 for step in steps), steps  # there was something to go on from
 
 
 @pytest.mark.long
