@@ -140,16 +140,20 @@ def batches(x: Tensor, y: Tensor, size: int | None) -> Iterator[tuple[Tensor, Te
 
 
 def started(
-    name: str, work: Workload, x: np.ndarray, y: np.ndarray, seed: int
+    name: str, work: Workload, x: np.ndarray, y: np.ndarray, seed: int, *, compiled: bool = False
 ) -> tuple[Callable[[], None], Callable[[np.ndarray], np.ndarray]]:
-    """``train()``: a whole run of ``work.epochs`` epochs, waited for; and ``predict(x)``: raw outputs."""
+    """``train()``: a whole run of ``work.epochs`` epochs, waited for; and ``predict(x)``: raw outputs.
+
+    On a GPU ``torch.compile`` may compile the network (accelerators.py); on a CPU it stays eager.
+    """
     torch.manual_seed(seed)
     if name == "W7":
-        return ensemble(work, tensor(x), tensor(y))
+        return ensemble(work, tensor(x), tensor(y), compiled)
     network, loss, optimizer_of = NETWORKS[name]
     inputs, targets = tensor(x), tensor(y)
     model = initialised(network())
     optimizer = optimizer_of(model.parameters())
+    outputs = torch.compile(model) if compiled else model
 
     def train() -> None:
         history = []
@@ -157,7 +161,7 @@ def started(
             total = 0.0
             for x, y in batches(inputs, targets, work.batch_size):
                 optimizer.zero_grad()
-                value = loss(model(x), y)
+                value = loss(outputs(x), y)
                 value.backward()
                 optimizer.step()
                 total += value.item() * len(x)
@@ -170,7 +174,9 @@ def started(
     return train, predict
 
 
-def ensemble(work: Workload, x: Tensor, y: Tensor) -> tuple[Callable[[], None], Callable[[np.ndarray], np.ndarray]]:
+def ensemble(
+    work: Workload, x: Tensor, y: Tensor, compiled: bool
+) -> tuple[Callable[[], None], Callable[[np.ndarray], np.ndarray]]:
     member_rates = torch.from_numpy(rates(work.members))
     template = xor()
     stacked, buffers = torch.func.stack_module_state([initialised(xor()) for _ in range(work.members)])
@@ -179,13 +185,14 @@ def ensemble(work: Workload, x: Tensor, y: Tensor) -> tuple[Callable[[], None], 
         return torch.func.functional_call(template, (params, buffers), (x,))
 
     side_by_side = torch.vmap(forward, in_dims=(0, 0, None))
+    outputs = torch.compile(side_by_side) if compiled else side_by_side
     params = list(stacked.values())
     scales = [member_rates.view(-1, *(1,) * (p.ndim - 1)) for p in params]
 
     def train() -> None:
         history = []
         for _ in range(work.epochs):
-            losses = (side_by_side(stacked, buffers, x) - y).square().mean((1, 2))
+            losses = (outputs(stacked, buffers, x) - y).square().mean((1, 2))
             gradients = torch.autograd.grad(losses.sum(), params)  # a member's loss moves that member only
             with torch.no_grad():
                 for p, gradient, scale in zip(params, gradients, scales, strict=True):

@@ -239,17 +239,17 @@ def on_device(module: ModuleType) -> Any:
     from_numpy, to_numpy = torch.from_numpy, Tensor.numpy
 
     def moved(call: Callable[..., Any]) -> Callable[..., Any]:
-        def inside(*given: Any) -> Any:
+        def inside(*given: Any, **options: Any) -> Any:
             there = mock.patch.object(torch, "from_numpy", lambda values: from_numpy(values).to(DEVICE))
             back = mock.patch.object(Tensor, "numpy", lambda values: to_numpy(values.cpu()))
             with there, back, DEVICE:
-                return call(*given)
+                return call(*given, **options)
 
         return inside
 
-    def started(*given: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def started(*given: Any, **options: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
         allow_tf32()
-        train, predict = moved(module.started)(*given)
+        train, predict = moved(module.started)(*given, **options)
 
         def waited() -> None:
             train()

@@ -133,7 +133,7 @@ SIDES = {
     FUNCNN: Side("funcnn", "large_by_funcnn", "by_funcnn"),
     HAND: Side("JAX by hand", "large_by_hand", "by_hand"),
     TORCH: Side("PyTorch, eager", "large_by_torch", "by_torch"),
-    COMPILED: Side("PyTorch, `torch.compile`", "large_by_torch", "by_torch", tuple(LARGE), compiled=True),
+    COMPILED: Side("PyTorch, `torch.compile`", "large_by_torch", "by_torch", compiled=True),
 }
 OF_JAX = (FUNCNN, HAND)
 
@@ -170,17 +170,17 @@ class Started(NamedTuple):
 def prepared(side: str, name: str, small: bool, seed: int) -> Callable[[], Started]:
     """The imports and the data of a side; what is left begins the training, and is part of the first call."""
     who = SIDES[side]
+    options = {} if side in OF_JAX else {"compiled": who.compiled}
     if name in LARGE:
         size = (SMALL if small else LARGE)[name]
         module, (x, y) = importlib.import_module(who.large), large_data(name, size)
-        options = {} if side in OF_JAX else {"compiled": who.compiled}
         return lambda: Started(module.started(name, size, x, y, seed, **options), size.steps)
     module, (work, x, y) = importlib.import_module(who.others), seven(name, small)
     if side not in OF_JAX:
         module = importlib.import_module(who.large).on_device(module)
 
     def start() -> Started:
-        train, predict = module.started(name, work, x, y, seed)
+        train, predict = module.started(name, work, x, y, seed, **options)
         return Started(train, work.steps(len(x)), lambda: result(name, predict, x, y)[0])
 
     return start

@@ -1,14 +1,17 @@
 """docs/performance.md, from the records of performance.py: nothing is measured here."""
 
 import statistics
-from typing import Any
+import textwrap
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from against_scan import marked, titled
-from one_run import FUSED, LIBRARIES, OURS, RUN, SCAN, SIDES, TORCH
+from one_run import FIT, FUSED, LIBRARIES, OURS, RUN, SCAN, SIDES, TORCH
 from workloads import WORKLOADS
 
 Record = dict[str, Any]
 Records = list[Record]
+Seconds = Callable[[Records, str, str], float | None]
 
 # One setting of ours for each workload: tiny networks with their loop as one kernel.
 CHOSEN = {name: FUSED if name in SIDES[FUSED].names else RUN for name in WORKLOADS}
@@ -24,7 +27,7 @@ STEADY_BARS = {
 }
 WHOLE_NAMES = ("W1", "W2", "W3", "W4")
 WHOLE_BAR, CACHED_BAR, MEMORY_BAR, COMPILE_BAR = 1.0, 0.6, 1.1, 1.3
-BLOCKS = (4, 256)
+BLOCKS = (4, 8, 64, 256)  # four are written out on a CPU, more are a loop
 
 # ---- what the records say --------------------------------------------------------------------------------------------
 
@@ -37,6 +40,11 @@ def of(records: Records, kind: str, side: str, name: str) -> Records:
         if (record["kind"], record.get("side"), record.get("name")) == (kind, side, name) and "failed" not in record
     }
     return list(found.values())
+
+
+def rounds_of(records: Records) -> int:
+    """How many rounds there were."""
+    return len({record["round"] for record in records if record["kind"] == "train"})
 
 
 def failures(records: Records, side: str, name: str) -> list[str]:
@@ -75,9 +83,9 @@ def memory(records: Records, side: str, name: str) -> float | None:
     return middle([r["memory"]["trained"] for r in of(records, "train", side, name)])
 
 
-def best_library(records: Records, name: str) -> str | None:
-    """Of the other libraries the one whose whole process is the shortest."""
-    taken = {side: seconds for side in LIBRARIES if (seconds := whole(records, side, name)) is not None}
+def fastest(records: Records, name: str, seconds: Seconds) -> str | None:
+    """Of the other libraries the one that takes the least."""
+    taken = {side: found for side in LIBRARIES if (found := seconds(records, side, name)) is not None}
     return min(taken, key=taken.__getitem__) if taken else None
 
 
@@ -97,37 +105,110 @@ def titled_side(side: str, name: str) -> str:
 # ---- the table of bars -----------------------------------------------------------------------------------------------
 
 BARS_HEAD = """\
-| | of funcnn | beside | ratio | at most |
-|---|---|---|---|---|"""
+| | of funcnn | beside | ratio | at most | single rounds |
+|---|---|---|---|---|---|"""
 
 
-def bar_row(what: str, ours: str, theirs: str, found: float | None, bar: float) -> str:
+class Compared(NamedTuple):
+    """Our side and another one in a workload, by one number of each."""
+
+    ours: str
+    other: str
+    name: str
+    number: Seconds
+
+    def ratio(self, records: Records) -> float | None:
+        """Of the medians."""
+        other = whole if self.number is cached else self.number
+        return over(self.number(records, self.ours, self.name), other(records, self.other, self.name))
+
+    def rounds(self, records: Records) -> str:
+        """The least and the largest ratio of one round."""
+        of_rounds = [[r for r in records if r.get("round") == number] for number in range(rounds_of(records))]
+        found = [ratio for each in of_rounds if (ratio := self.ratio(each)) is not None]
+        return f"{min(found):.2f} to {max(found):.2f}" if len(found) > 1 else ""
+
+
+def bar_row(what: str, compared: Compared | None, bar: float, records: Records, beside: str = "") -> str:
+    if compared is None:
+        return f"| {what} | | | not measured | {bar:.2f} | |"
+    ours, theirs = (titled_side(side, compared.name) for side in (compared.ours, compared.other))
+    found = compared.ratio(records)
     shown = "not measured" if found is None else marked(found, bar, 2)
-    return f"| {what} | {ours} | {theirs} | {shown} | {bar:.2f} |"
+    return f"| {what} | {ours} | {theirs}{beside} | {shown} | {bar:.2f} | {compared.rounds(records)} |"
 
 
 def bar_rows(records: Records) -> list[str]:
     """A row for each bar: the measured ratio, in bold where it is above."""
     rows: list[str] = []
     for name, (other, bar) in STEADY_BARS.items():
-        ours = CHOSEN[name]
-        found = over(steady(records, ours, name), steady(records, other, name))
         what = "256 runs" if name == "W7" else "a step"
-        rows.append(bar_row(f"{name}, {what}", titled_side(ours, name), titled_side(other, name), found, bar))
+        rows.append(bar_row(f"{name}, {what}", Compared(CHOSEN[name], other, name, steady), bar, records))
     for what, seconds, bar in (("whole process", whole, WHOLE_BAR), ("second process, cache", cached, CACHED_BAR)):
         for name in WHOLE_NAMES:
-            ours, best = CHOSEN[name], best_library(records, name)
-            found = over(seconds(records, ours, name), whole(records, best, name)) if best else None
-            beside = f"{titled_side(best, name)}, the best library" if best else "the best library"
-            rows.append(bar_row(f"{name}, {what}", titled_side(ours, name), beside, found, bar))
+            best = fastest(records, name, whole)
+            compared = best and Compared(CHOSEN[name], best, name, seconds)
+            rows.append(bar_row(f"{name}, {what}", compared or None, bar, records, ", the best library"))
     for name, ours in CHOSEN.items():
-        found = over(memory(records, ours, name), memory(records, SCAN, name))
-        rows.append(
-            bar_row(f"{name}, peak memory", titled_side(ours, name), titled_side(SCAN, name), found, MEMORY_BAR)
-        )
-    few, many = BLOCKS
-    found = over(compile_seconds(records, many), compile_seconds(records, few))
-    return [*rows, bar_row("time to compile", f"`repeat` of {many} blocks", f"of {few}", found, COMPILE_BAR)]
+        rows.append(bar_row(f"{name}, peak memory", Compared(ours, SCAN, name, memory), MEMORY_BAR, records))
+    found = [seconds for blocks in BLOCKS if (seconds := compile_seconds(records, blocks)) is not None]
+    ratio = max(found) / min(found) if len(found) == len(BLOCKS) else None
+    what = f"`repeat` of {', '.join(map(str, BLOCKS[:-1]))} and {BLOCKS[-1]} blocks: the longest"
+    shown = "not measured" if ratio is None else marked(ratio, COMPILE_BAR, 2)
+    return [*rows, f"| time to compile | {what} | the shortest | {shown} | {COMPILE_BAR:.2f} | |"]
+
+
+# ---- the table of the README -----------------------------------------------------------------------------------------
+
+SHORT = {
+    "W1": "XOR, 2-4-4-1",
+    "W2": "moons, 2-16-8-1",
+    "W3": "digits, 64-128-64-10",
+    "W4": "wide MLP, 784-512-512-10",
+    "W5": "CNN, 2 convolutions",
+    "W6": "transformer, 4 blocks",
+    "W7": "XOR, 256 runs",
+}
+GLANCE_HEAD = """\
+| funcnn / others | step / scan | `fit` / scan | step / PyTorch | step / fastest library | process / fastest library |
+|---|---|---|---|---|---|"""
+
+
+def glance_cell(records: Records, name: str, seconds: Seconds, other: str | None, ours: str | None = None) -> str:
+    found = other and over(seconds(records, ours or CHOSEN[name], name), seconds(records, other, name))
+    if not found:
+        return ""
+    return f"{found:.2f}" if found >= 0.095 else f"{found:.1g}"
+
+
+def glance_rows(records: Records) -> list[str]:
+    """A row for each workload; a library is named beside its ratio."""
+    rows: list[str] = []
+    for name, title in SHORT.items():
+        cells = [
+            glance_cell(records, name, steady, SCAN),
+            glance_cell(records, name, steady, SCAN, FIT) if name in SIDES[FIT].names else "",
+            glance_cell(records, name, steady, TORCH),
+        ]
+        for seconds in (steady, whole):
+            other = fastest(records, name, seconds)
+            named = f" ({SIDES[other].title.removesuffix(', eager')})" if other else ""
+            cells.append(glance_cell(records, name, seconds, other) + named)
+        fused = ", fused" if CHOSEN[name] == FUSED else ""
+        rows.append(f"| {title}{fused} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def glance(records: Records) -> str:
+    """The table that stands on the page and in the README."""
+    return "\n".join([GLANCE_HEAD, *glance_rows(records)])
+
+
+def with_glance(readme: str, records: Records) -> str:
+    """The README with this table in the place of the one that it has."""
+    head = GLANCE_HEAD.splitlines()[0]
+    start = readme.index(head)
+    return readme[:start] + glance(records) + readme[readme.index("\n\n", start) :]
 
 
 # ---- the table of a workload -----------------------------------------------------------------------------------------
@@ -154,10 +235,10 @@ def side_row(records: Records, side: str, name: str) -> str | None:
     taken, failed = of(records, "train", side, name), failures(records, side, name)
     if not taken:
         return f"| {titled_side(side, name)} | {failed[-1]} | | | | | | | |" if failed else None
-    title = titled_side(side, name) + (
-        f" ({taken[0]['members']} runs, times scaled)" if times_more(taken[0]) > 1 else ""
-    )
-    mine, process, best = steady(records, side, name), whole(records, side, name), best_library(records, name)
+    notes = [f"{taken[0]['members']} runs, times scaled"] if times_more(taken[0]) > 1 else []
+    notes += [f"{len(taken)} rounds"] if len(taken) < rounds_of(records) else []
+    title = titled_side(side, name) + (f" ({'; '.join(notes)})" if notes else "")
+    mine, process, best = steady(records, side, name), whole(records, side, name), fastest(records, name, whole)
     cells = [
         number(mine and mine * (1e3 if name == "W7" else 1e6), 1),
         number(over(mine, steady(records, SCAN, name)), 2),
@@ -215,7 +296,8 @@ def page(records: Records) -> str:
     """The whole page; what was not measured says so."""
     about = next((record for record in records if record["kind"] == "machine"), None)
     wrote = f"{about['date']}: {about['machine']}, float32; load of the machine before it began {about['load']:.1f}"
-    rounds = len({record["round"] for record in records if record["kind"] == "train"})
+    rounds = rounds_of(records)
+    bars = bar_rows(records)
     sections = "\n".join(workload_section(records, name) for name in WORKLOADS)
     times = ", ".join(f"{blocks} blocks {number(compile_seconds(records, blocks), 2)} s" for blocks in BLOCKS)
     return f"""\
@@ -236,12 +318,22 @@ wrote this page on {wrote}; {rounds} rounds. Times depend on the machine, ratios
 
 ## In short
 
-Ratios of medians: what funcnn takes, divided by what stands beside it, and what it should take at most. Above that the
-ratio is bold. For W1, W2 and W7 a program of funcnn begins with `training.fuse_small_loops()`; nothing else is set.
+Ratios of medians: what funcnn takes, divided by what stands beside it. Fused is a program that begins with
+`training.fuse_small_loops()`; nothing else is set.
+
+{glance(records)}
+
+## What was to be reached
+
+The same, and what funcnn should take at most. Above that the ratio is bold. Beside the ratio of the medians: the least
+and the largest ratio of a single round.
 
 {BARS_HEAD}
-{chr(10).join(bar_rows(records))}
+{chr(10).join(bars)}
 
+### Where the rest goes
+
+{rest(bars)}
 {HOW}
 {sections}
 ## Final losses over many seeds
@@ -262,7 +354,8 @@ HOW = """\
 ## All sides
 
 Each measurement is a fresh process, in each round with another seed; workloads and sides take turns in an order drawn
-anew; medians. **A step**: a whole run, once everything is compiled, divided by its steps; for W7 all its runs.
+anew; medians, of fewer rounds where a row says so. **A step**: a whole run, once everything is compiled, divided by its
+steps; for W7 all its runs.
 **Whole process**: from the start of Python to the trained network, imports, loading and compiling included, without a
 cache of compiled programs; **with cache**: the same for a second process, after `training.cache_programs` in the first
 one. **Final loss** (median, least to most) and **accuracy** are computed by NumPy, alike for all sides, from what the
@@ -271,9 +364,55 @@ until then.
 """
 
 LOSSES = """\
-Does the faster way train the same? The final losses over the seeds of W1 to W6, W4 and W6 on fewer rows: the median,
-and what a tenth of the seeds is below and above. Bold is a median of funcnn that is outside of these two of the scan by
-hand."""
+Does the faster way train the same? The final losses over the seeds, of W4 and W6 on fewer rows, of W7 the mean of its
+runs: the median, and what a tenth of the seeds is below and above. Bold is a median of funcnn that is outside of these
+two of the scan by hand."""
+
+# What is known of a ratio above its bar, by what its row begins with; rows that meet theirs are not explained.
+REST = {
+    "W6, a step": """\
+most of it are matrix products, which by XLA take longer than by PyTorch, above all in attention and for weight
+gradients; [product_times.md](product_times.md) has each of them. Tried without gain: weight gradients transposed, in
+parts, or of copies; what XLA has of oneDNN, XNNPACK and YNNPACK; keeping products instead of computing them twice.
+Kept: leading axes as one, one product for query, key and value, few blocks written out.""",
+    "whole process": """\
+importing JAX and compiling are most of it, and the best library needs neither; [start_times.md](start_times.md) divides
+a start into its parts. Tried without enough gain: lower levels of optimization, the code split in two, random bits
+written out instead of in a loop. Kept: a step is traced once, weights are drawn along one axis, initialisation is a
+part of the one program. `training.cache_programs` leaves this out from the second process on.""",
+    "second process, cache": """\
+nothing is compiled any more; what is left is importing JAX, tracing, lowering and reading the program back
+([start_times.md](start_times.md)).""",
+    "peak memory": """\
+patches of a convolution are made at once up to a bound; [convolution_times.md](convolution_times.md) has what they
+take.""",
+    "W5, a step": """\
+convolutions are products of patches, which [convolution_times.md](convolution_times.md) measures case by case; the rest
+are these products and Adam.""",
+    "W3, a step": """\
+the operations are those of the scan by hand; where single rounds lie on both sides of the bar, the machine decides.""",
+    "time to compile": """\
+four blocks are written out on a CPU, which is faster, and compiled sooner than a loop; from eight on one block is
+compiled for all.""",
+}
+
+
+def wrapped(text: str) -> str:
+    """An entry of a list."""
+    return textwrap.fill(text, 120, initial_indent="- ", subsequent_indent="  ", break_long_words=False) + "\n"
+
+
+def rest(rows: list[str]) -> str:
+    """What is known of the bold rows."""
+    missed = [(row.split(" | ")[0].strip("| "), row) for row in rows if "**" in row]
+    if not missed:
+        return "Every ratio is below its bar.\n"
+    known: dict[str, list[str]] = {}
+    for name, _ in missed:
+        text = next((text for part, text in REST.items() if name.endswith(part)), "not explained.")
+        known.setdefault(text, []).append(name)
+    return "".join(wrapped(f"**{'; '.join(names)}**: {text}") for text, names in known.items())
+
 
 DIFFERENCES = """\
 ## What is not the same

@@ -148,7 +148,7 @@ def page(rows: list[str], apart: list[tuple[str, str]], repeats: int, load: floa
     return f"""\
 # The second start
 
-[`training.cache_programs`](recipes.md#a-second-start-without-compiling) keeps compiled programs in a directory. What
+[`training.cache_programs`](recipes.md#a-cache-of-compiled-programs) keeps compiled programs in a directory. What
 does that bring?
 
 {titles}

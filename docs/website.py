@@ -27,7 +27,17 @@ _LINK = re.compile(r"^```.*?^```$|`[^`\n]+`|\]\((?!https?:|mailto:|#)([^)#\s]+)(
 _ONE_LINE = re.compile(r"^(Formula|Shapes|Params|Reference|Source): ")
 
 GUIDES = ("coming_from", "recipes", "sweeps", "streams", "checkpoints", "exporting", "graphs", "summaries", "gallery")
-TIMES = ("performance", "scan_times", "sweep_times", "start_times", "size_times", "stream_times", "checkpoint_times")
+TIMES = (
+    "performance",
+    "product_times",
+    "convolution_times",
+    "start_times",
+    "scan_times",
+    "sweep_times",
+    "size_times",
+    "stream_times",
+    "checkpoint_times",
+)
 ABOUT = ("design", "adding_a_layer", "parity", "origins", "changelog")
 
 OPTIONS = {
@@ -200,13 +210,12 @@ def add_contents(folder: pathlib.Path) -> None:
         append(folder / "course" / f"{name}.md", f"[This chapter as a notebook](../notebooks/{name}.ipynb)\n")
     append(folder / "course" / "README.md", contents("", chapters))
     api = [f"api/{home}" for home in REFERENCE["MODULES"]]
-    times = [name for name in TIMES if (folder / f"{name}.md").exists()]
     append(
         folder / "index.md",
         contents("Begin", ["The first five minutes <readme>", "The course <course/README>", "examples", "notebooks"])
         + contents("Guides", GUIDES)
         + contents("Every name", ["reference", *api])
-        + contents("Times", times)
+        + contents("Times", TIMES)
         + contents("About", ABOUT),
     )
 

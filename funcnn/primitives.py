@@ -103,16 +103,13 @@ def _outputs(size: int, extent: int, stride: int) -> int:
 
 # ---- convolution -----------------------------------------------------------------------------------------------------
 
-# Measured on two CPU cores (32 MiB of shared cache), float32, value and gradients in a lax.scan, where those that JAX
-# derives for lax.conv_general_dilated are naive loops:
-# - One product over patches made of slices against a convolution with hand-written canonical gradients: 2.4 against
-#   3.6 ms (batch 32, 14x14x32 to 64), 2.1 against 5.3 ms mapped over 4 kernels. A product for each position: never.
-# - A product for each row of the kernel, summed, with patches of the other axes: as fast (eight shapes, 7x7x128 to
-#   28x28x64, within 7 % either way), and slower where a row is narrow (28x28x3: 3.7 against 2.5 ms). Not done.
+# In a lax.scan on a CPU the gradients that JAX derives for lax.conv_general_dilated are naive loops. Each form here and
+# plain convolution, case by case: benchmarks/convolutions.py, which wrote docs/convolution_times.md. Tried and not
+# faster: a convolution with gradients in the canonical form; a product for each position of the kernel, or for each of
+# its rows, summed.
 
-# Patches of up to this many bytes are made at once: below it, chunks of the batch brought nothing (29 MB: 11.6 ms
-# whole, 12.1 in four). Above it their buffer stays in the cache: 58 MB 14.8 against 10.4 ms, 116 MB 23.8 against 17.5,
-# 231 MB 124 against 91, and the memory of the last falls from 337 to 103 MB, with 77 for plain convolution.
+# Patches of up to this many bytes are made at once. Beyond it chunks bound the memory, and take about as long: the
+# second table of docs/convolution_times.md has both.
 _WHOLE_BYTES = 32 * 2**20
 _CHUNK_BYTES = 8 * 2**20
 
@@ -164,7 +161,7 @@ def _products(x: Any, kernel: Any, strides: Sequence[int], dilation: Sequence[in
 
 
 def _grouped(x: Any, kernel: Any, strides: Sequence[int], dilation: Sequence[int]) -> Any:
-    """The groups as a batch of products. 14x14x64 in 8 groups, in a scan: 6 ms, XLA's grouped convolution 49 ms."""
+    """The groups as a batch of products."""
     inputs = kernel.shape[-2]
     groups = x.shape[-1] // inputs
     x = jnp.moveaxis(x.reshape(*x.shape[:-1], groups, inputs), -2, 0)
@@ -174,7 +171,7 @@ def _grouped(x: Any, kernel: Any, strides: Sequence[int], dilation: Sequence[int
 
 
 def _depthwise(x: Any, kernel: Any, strides: Sequence[int], dilation: Sequence[int]) -> Any:
-    """A sum of products by element. 28x28x32 in a scan: 10 ms, a batch of products 22, XLA's convolution 320 ms."""
+    """A sum of products by element, which is faster than a batch of products with one column each."""
     *window, _, features = kernel.shape
     taps = _taps(x, range(1, x.ndim - 1), window, strides, dilation)
     dtype = jnp.promote_types(x.dtype, jnp.float32)  # in half precision each sum would be rounded
@@ -222,10 +219,9 @@ def _mapped(compute: Callable[[Any], Any], x: Any, size: int) -> Any:
 
 # ---- pooling ---------------------------------------------------------------------------------------------------------
 
-# Value and gradient in a lax.scan, batch 32, 28x28x32. Windows side by side: 1.0 ms at 2x2 and 0.8 at 7x7;
-# reduce_window 6.1 and 6.6, the maximum of slices 2.0 and 3.0, jnp.max (equal elements share the gradient) 1.3 and 1.0.
-# Windows that overlap, 3x3: 1.8 ms at stride 2, 3.9 at stride 1; lax.reduce_window 11 and 75. From seven elements on,
-# doubling the width beats taking all slices, 9 against 19 ms at 7x7 and stride 1, and compiles at any width.
+# Windows side by side are an axis that is reduced once, those that overlap are slices: benchmarks/convolutions.py has
+# both beside reduce_window. Tried and slower: the maximum of slices for windows side by side. From seven elements on,
+# doubling the width beats taking all slices, and compiles at any width.
 _DOUBLED_WIDTH = 7
 
 

@@ -153,6 +153,28 @@ def test_pytorch_trains_the_other_seven_on_its_device(benchmark, torch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", [*LARGE, "W3", "W7"])
+def test_what_pytorch_compiles_is_the_same_training(benchmark, torch, small, monkeypatch, name):
+    """Captured whole and then run as it is: what Inductor makes of it is not looked at here."""
+    one_large = benchmark("one_large")
+    graphs, compiler = [], torch.compile
+
+    def captured(module, given):
+        graphs.append(given)
+        return module.forward
+
+    monkeypatch.setattr(torch, "compile", lambda function: compiler(function, backend=captured))
+    monkeypatch.setitem(one_large.SMALL, name, small[name]._replace(compute="float32")) if name in LARGE else None
+    losses = {}
+    for side in ("torch", "compiled"):
+        started = one_large.prepared(side, name, True, 0)()
+        history = started.train()
+        losses[side] = history if name in LARGE else started.loss()
+        assert bool(graphs) == (side == "compiled")
+    np.testing.assert_allclose(losses["compiled"], losses["torch"], rtol=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["GPT", "ResNet-50"])
 def test_a_call_gives_up_its_state_and_asks_nothing_of_the_host(benchmark, small, name):
     ours, size, key = benchmark("large_by_funcnn"), small[name], jax.random.key(0)
@@ -287,8 +309,7 @@ def test_the_rounds_have_all_sides_each_in_an_order_of_its_own(benchmark):
     first, second = ([job[:2] for job in todo if job.round == i] for i in (0, 1))
     assert set(first) == set(second)
     assert first != second
-    pairs = {(side, name) for side in ("funcnn", "hand", "torch") for name in script.NAMES}
-    assert set(first) == pairs | {("compiled", name) for name in LARGE}
+    assert set(first) == {(side, name) for side in ("funcnn", "hand", "torch", "compiled") for name in script.NAMES}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ import pytest
 
 from funcnn import training
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+ROOT = Path(__file__).parent.parent
+BENCHMARKS = ROOT / "benchmarks"
 CUT = {  # examples, epochs, batch size
     "W1": (4, 200, None),
     "W2": (100, 60, None),
@@ -306,12 +307,12 @@ def test_the_page_of_all_sides_marks_what_is_above_its_bar(benchmark):
     rows = pages.bar_rows(records)
     by_name = {row.split("|")[1].strip(): row for row in rows}
     assert len(by_name) == len(rows) == 7 + 4 + 4 + 7 + 1
-    assert by_name["W3, a step"].endswith("| scan by hand | 0.20 | 1.00 |")
-    assert by_name["W5, a step"].endswith("| PyTorch, eager | **1.50** | 1.30 |")
-    assert by_name["W3, whole process"].endswith("| scikit-learn, the best library | **2.00** | 1.00 |")
-    assert by_name["W3, second process, cache"].endswith("| 0.50 | 0.60 |")
-    assert by_name["W3, peak memory"].endswith("| **2.00** | 1.10 |")
-    assert by_name["W1, a step"].endswith("| not measured | 0.15 |")
+    assert by_name["W3, a step"].endswith("| scan by hand | 0.20 | 1.00 | 0.20 to 0.20 |")
+    assert by_name["W5, a step"].endswith("| PyTorch, eager | **1.50** | 1.30 |  |")
+    assert by_name["W3, whole process"].endswith("| scikit-learn, the best library | **2.00** | 1.00 |  |")
+    assert by_name["W3, second process, cache"].endswith("| 0.50 | 0.60 |  |")
+    assert by_name["W3, peak memory"].endswith("| **2.00** | 1.10 | 2.00 to 2.00 |")
+    assert by_name["W1, a step"].endswith("| not measured | 0.15 |  |")
     row = pages.side_row(records, "run", "W3")
     cells = "200.0 | 0.20 | 2.00 | 2.00 | 0.50 | 0.2 (0.1 to 0.9) | 0.750 | 200"
     assert row == f"| funcnn, `jit(run)` | {cells} |"
@@ -326,6 +327,8 @@ def test_the_page_of_all_sides_says_what_is_missing_and_what_is_scaled(benchmark
     assert pages.side_row(records, "torch", "W3") is None
     scaled = pages.side_row(records, "keras", "W7")
     assert scaled.startswith("| Keras on JAX (4 runs, times scaled) | 6,400.0 |  | 9.30 | 1.00 |")
+    second = [*records, measurements(benchmark, "torch", "W7", 1)]
+    assert pages.side_row(second, "keras", "W7").startswith("| Keras on JAX (4 runs, times scaled; 1 rounds) |")
     again = [*records, measurements(benchmark, "keras", "W3", 0)]  # a later attempt counts
     assert "not installed" not in pages.side_row(again, "keras", "W3")
     page = pages.page(records)
@@ -333,6 +336,121 @@ def test_the_page_of_all_sides_says_what_is_missing_and_what_is_scaled(benchmark
     assert "Not measured." in page
     for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
         assert len({line.count("|") for line in table.splitlines()}) == 1, table
+
+
+def test_the_table_of_the_readme_has_a_row_for_each_workload_and_names_the_fastest(benchmark):
+    pages = benchmark("performance_page")
+    steady = {("run", "W3"): 1.0, ("fit", "W3"): 1.5, ("scan", "W3"): 2.0, ("torch", "W3"): 4.0, ("nnx", "W3"): 3.0}
+    records = [MACHINE, *(measurements(benchmark, *pair, 0, steady=taken) for pair, taken in steady.items())]
+    records += [measurements(benchmark, "sklearn", "W3", 0, steady=None, process=0.5)]
+    rows = pages.glance(records).splitlines()[2:]
+    assert [row.split("|")[1].split(",")[0].strip() for row in rows] == [
+        title.split(",")[0] for title in pages.SHORT.values()
+    ]
+    assert rows[2] == "| digits, 64-128-64-10 | 0.50 | 0.75 | 0.25 | 0.33 (Flax NNX) | 4.00 (scikit-learn) |"
+    readme = f"before\n\n{pages.GLANCE_HEAD}\n| old |\n\nafter\n"
+    assert pages.with_glance(readme, records) == f"before\n\n{pages.glance(records)}\n\nafter\n"
+    assert pages.glance(records) in pages.page(records)
+    tiny = [*records, measurements(benchmark, "torch", "W3", 0, steady=256.0)]  # the last measurement of a round counts
+    assert "| 0.50 | 0.75 | 0.004 |" in pages.glance(tiny)
+
+
+def test_the_page_explains_what_is_above_its_bar_and_nothing_else(benchmark):
+    pages = benchmark("performance_page")
+    slow, fast = ([MACHINE, measurements(benchmark, "run", "W6", 0, steady=steady),
+                   measurements(benchmark, "torch", "W6", 0, steady=1.0)] for steady in (1.2, 0.8))  # fmt: skip
+    assert re.findall(r"^- \*\*(.*)\*\*: ", pages.rest(pages.bar_rows(slow)), re.MULTILINE) == ["W6, a step"]
+    assert pages.rest(pages.bar_rows(fast)) == "Every ratio is below its bar.\n"
+    both = pages.rest(
+        ["| W3, whole process | a | b | **1.71** | 1.00 |", "| W4, whole process | a | b | **1.02** | 1.00 |"]
+    )
+    assert re.findall(r"^- \*\*(.*)\*\*: ", both, re.MULTILINE) == ["W3, whole process; W4, whole process"]
+    assert "not explained" in pages.rest(["| W1, a step | a | b | **0.20** | 0.15 |"])
+    assert pages.rest(pages.bar_rows(slow)) in pages.page(slow)
+
+
+def test_the_time_to_compile_is_that_of_the_longest_over_that_of_the_shortest(benchmark):
+    pages = benchmark("performance_page")
+    job = {"kind": "compile", "side": "run", "round": 0}
+    records = [
+        {**job, "name": str(blocks), "seconds": seconds}
+        for blocks, seconds in zip(pages.BLOCKS, (0.5, 0.4, 0.6, 0.55), strict=True)
+    ]
+    assert pages.bar_rows(records)[-1].endswith("| **1.50** | 1.30 | |")
+    assert pages.bar_rows(records[1:])[-1].endswith("| not measured | 1.30 | |")
+
+
+def test_the_table_of_the_readme_is_that_of_the_page(benchmark):
+    head = benchmark("performance_page").GLANCE_HEAD
+    tables = []
+    for path in (ROOT / "README.md", ROOT / "docs" / "performance.md"):
+        text = path.read_text()
+        tables.append(text[text.index(head) :].split("\n\n")[0])
+    assert tables[0] == tables[1]
+    assert len(tables[0].splitlines()) == 2 + 7
+
+
+def test_the_products_of_a_transformer_are_those_of_its_step(benchmark):
+    """Counted apart: of four blocks the dense layers, and the two products of attention; then the scores."""
+    products = benchmark("products")
+    forward = sum(product.operations * product.count for product in products.PRODUCTS)
+    width, rows = 128, 32 * 64
+    blocks = 4 * (2 * rows * width * (3 + 1 + 4 + 4) * width + 2 * 2 * 32 * 4 * 64 * 64 * 32)
+    assert forward == blocks + 2 * rows * width * 64
+    found = {
+        side: {"products": [[factor * 1e-3] * 3] * 7, "parts": [factor * 1e-3] * 6, "step": factor * 0.1}
+        for side, factor in (("jax", 2), ("torch", 1))
+    }
+    count, parts = 3 * sum(product.count for product in products.PRODUCTS), sum(part[-1] for part in products.PARTS)
+    rows = products.sums(found)
+    assert rows[0] == f"| matrix products | {2 * count:.3f} | {count:.3f} | 2.00 |"
+    assert rows[-2] == f"| together | {2 * (count + parts):.3f} | {count + parts:.3f} | 2.00 |"
+    assert rows[-1] == "| the whole step | 200.000 | 100.000 | 2.00 |"
+    assert products.speeds(found) == pytest.approx([3 * forward / 1e6 / (2 * count), 3 * forward / 1e6 / count])
+    assert all(row in products.page(found, 1, 0.0) for row in [*rows, *products.product_rows(found)])
+    small = products.Product("small", 2, 3, 4, 5, 1)
+    left, right, gradient = products.arrays(small)
+    for form, shape in zip(
+        products.forms(lambda x: x.swapaxes(-1, -2)), ((2, 3, 5), (2, 3, 4), (2, 4, 5)), strict=True
+    ):
+        assert form(left, right, gradient).shape == shape
+
+
+@pytest.mark.slow
+def test_the_sides_of_a_convolution_are_the_same_operation(benchmark, torch):
+    """In their values, but for where the edges lie: strides and padding of PyTorch, means at the rim."""
+    convolutions = benchmark("convolutions")
+    for case in convolutions.CASES:
+        small = case._replace(batch=2, size=8)
+        x, kernel = map(jnp.asarray, convolutions.arrays(small))
+        ours, plain = (jax.jit(make(small))(x, kernel) for make in (convolutions.by_funcnn, convolutions.by_lax))
+        operation, *given = convolutions.by_torch(small)
+        theirs = operation(*given).permute(0, 2, 3, 1)
+        assert ours.shape == plain.shape == tuple(theirs.shape), case.title
+        if case.kind != "transposed":
+            inner = (slice(None), slice(1, -1), slice(1, -1)) if case.kind == "average" else ...
+            np.testing.assert_allclose(ours[inner], plain[inner], rtol=1e-4, atol=1e-4, err_msg=case.title)
+        if case.strides == 1:
+            inner = (slice(None), slice(1, -1), slice(1, -1)) if case.kind == "average" else ...
+            np.testing.assert_allclose(ours[inner], theirs.numpy()[inner], rtol=1e-4, atol=1e-4, err_msg=case.title)
+
+
+def test_the_page_of_convolutions_has_a_row_for_each_case_and_batch(benchmark):
+    convolutions = benchmark("convolutions")
+    found = {
+        side: [{"seconds": seconds, "megabytes": 10 * seconds}] * len(convolutions.CASES)
+        for side, seconds in (("funcnn", 1.0), ("plain", 4.0), ("torch", 2.0))
+    }
+    found |= {
+        side: [{"seconds": seconds, "megabytes": seconds}] * 4 for side, seconds in (("whole", 1.0), ("chunks", 2.0))
+    }
+    rows, bounds = convolutions.case_rows(found), convolutions.bound_rows(found)
+    assert len({row.split("|")[1] for row in rows}) == len(convolutions.CASES)
+    assert rows[2].startswith(
+        "| convolution 3x3: 28x28x32 to 64, stride 2 | 1000.00 | 4000.00 | 2000.00 | 0.25 | 0.50 |"
+    )
+    assert bounds[0] == "| 16 | 29 | 1000.0 | 2000.0 | 2.00 | 1 | 2 |"
+    assert all(row in convolutions.page(found, 1, 0.0) for row in [*rows, *bounds])
 
 
 def test_final_losses_outside_of_the_reference_are_marked(benchmark):
@@ -377,9 +495,10 @@ def test_the_rounds_have_all_sides_each_in_an_order_of_its_own(benchmark):
     pairs = {(job.side, job.name) for job in first if job.kind == "train"}
     assert pairs == {(s, n) for s in ("run", "torch") for n in ("W1", "W5")} | {("fused", "W1"), ("sklearn", "W1")}
     assert {job.side for job in todo if job.kind == "cached"} == {"run", "fused"}
-    assert [job.name for job in first if job.kind == "compile"] == sorted(
-        ["4", "256"], key=[j.name for j in first].index
-    )
+    fourth = [job for job in script.jobs(["W1", "W5"], ["run", "loop", "keras"], 4, 0) if job.round == 3]
+    later = {(job.side, job.name) for job in fourth}
+    assert later == {("run", "W1"), ("run", "W5"), ("loop", "W1"), *(("run", str(n)) for n in (4, 8, 64, 256))}
+    assert {job.name for job in first if job.kind == "compile"} == {"4", "8", "64", "256"}
     assert {(job.side, job.name) for job in todo if job.kind == "losses"} == pairs - {("sklearn", "W1")}
 
 

@@ -128,7 +128,7 @@ def _read(jaxpr: Any) -> set[Any]:
     return needed
 
 
-# Multiplications of one product in a step of one member, on CPU: measured with benchmarks/sweeps.py, docs/sweeps.md.
+# Multiplications of one product in a step of one member, on CPU: benchmarks/sweeps.py measures it, docs/sweep_times.md.
 _LARGE = 4_000_000
 
 
