@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 COURSE = Path(__file__).parent.parent / "docs" / "course"
 MAKE = runpy.run_path(str(COURSE / "make.py"))
@@ -37,6 +38,12 @@ def test_a_chapter_is_short_and_has_all_its_parts(path):
     assert "```text" in answers
     assert picture_of(path) == f"{path.stem}.png"
     assert (COURSE / "pictures" / f"{path.stem}.png").stat().st_size > 2_000
+
+
+@every_chapter
+def test_a_picture_is_that_of_the_code_above_it(path):
+    with Image.open(COURSE / "pictures" / f"{path.stem}.png") as picture:
+        assert picture.info.get("Source") == MAKE["mark"](path), f"python docs/course/make.py {path.name[:2]}"
 
 
 @every_chapter

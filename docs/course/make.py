@@ -1,13 +1,15 @@
 """Draws the pictures of the course: each chapter is executed as it stands, and what it saves is kept.
 
+A picture says in its metadata of which code it is, so that a test sees one that was not drawn anew.
+
 python docs/course/make.py             all chapters, some minutes
 python docs/course/make.py 06 24       these
 """
 
+import hashlib
 import os
 import pathlib
 import re
-import shutil
 import sys
 import tempfile
 
@@ -23,9 +25,17 @@ def blocks(path: pathlib.Path) -> list[str]:
     return _BLOCK.findall(path.read_text(encoding="utf-8"))
 
 
+def mark(path: pathlib.Path) -> str:
+    """What a picture says of the code that drew it: a sum over the blocks of its chapter, up to that which saves it."""
+    code = blocks(path)
+    last = max(i for i, block in enumerate(code) if ".savefig(" in block)
+    return hashlib.sha256("\n".join(code[: last + 1]).encode()).hexdigest()[:16]
+
+
 def drawn(path: pathlib.Path) -> None:
     """Execute a chapter in a folder of its own, and keep its picture."""
     import matplotlib.pyplot as plt
+    from PIL import Image, PngImagePlugin
 
     before = pathlib.Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
@@ -34,8 +44,10 @@ def drawn(path: pathlib.Path) -> None:
             names = {"__name__": path.stem}
             for block in blocks(path):
                 exec(compile(block, path.name, "exec"), names)
+            about = PngImagePlugin.PngInfo()
+            about.add_text("Source", mark(path))
             for picture in pathlib.Path(folder).glob("*.png"):
-                shutil.copy(picture, HERE / "pictures" / picture.name)
+                Image.open(picture).save(HERE / "pictures" / picture.name, pnginfo=about, optimize=True)
         finally:
             os.chdir(before)
             plt.close("all")
