@@ -37,7 +37,11 @@ SLOW = {
 }
 
 # The files that take longest, each as a whole in one process: begun last, one of them would keep the others waiting.
-LONGEST = ("test_interrupts.py", "test_stores.py", "test_checkpoints.py", "test_graphs.py", "test_law.py")
+LONGEST = (
+    *("test_laws.py", "test_documents.py", "test_examples.py", "test_notebooks.py", "test_interrupts.py"),
+    *("test_exporting.py", "test_sweeps.py", "test_many_members.py", "test_checkpoints.py", "test_stores.py"),
+    *("test_graphs.py", "test_law.py", "test_recurrent.py", "test_everyday.py"),
+)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -66,6 +70,39 @@ def torch():
 def key():
     """A typed key, the same for every test."""
     return jax.random.key(0)
+
+
+FRESH = """
+import os, sys
+os.chdir({folder!r})
+if "matplotlib.pyplot" in sys.modules:
+    sys.modules["matplotlib.pyplot"].close("all")
+get_ipython().run_line_magic("reset", "-f")
+"""
+
+
+@pytest.fixture(scope="module")
+def executed_notebook(tmp_path_factory):
+    """A function of a path and of an empty folder: the notebook with its outputs, by a kernel that begins afresh there.
+
+    A cell that fails is an error. It is one kernel for all notebooks of a file, since it takes seconds to start.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+
+    settings = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # figures are shown
+    client = NotebookClient(nbformat.v4.new_notebook(), timeout=600, kernel_name="python3")
+
+    def executed(path, folder):
+        begin = nbformat.v4.new_code_cell(FRESH.format(folder=str(folder)))
+        notebook = nbformat.read(path, as_version=4)
+        for each in (nbformat.v4.new_notebook(cells=[begin]), notebook):
+            client.nb = each
+            client.execute(cleanup_kc=False)
+        return notebook
+
+    with client.setup_kernel(env=settings, cwd=str(tmp_path_factory.mktemp("kernel"))):
+        yield executed
 
 
 # Each compiled program takes some of the maps of memory that Linux gives a process, 65,530 of them, and XLA crashes

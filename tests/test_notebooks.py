@@ -1,13 +1,14 @@
-"""Notebooks: written from the pages and the examples, executed as a student would, and fit to be read."""
+"""Notebooks: written from the pages and the examples, executed as a student would, and fit to be read.
+
+Those of examples are executed in test_examples.py, where it is known what the scripts print.
+"""
 
 import base64
-import os
 import re
 import runpy
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 from test_course import COURSE, picture_of
 
 MAKE = runpy.run_path(str(COURSE.parent / "notebooks.py"))
@@ -16,15 +17,6 @@ WRITTEN = sorted(NOTEBOOKS.glob("*.ipynb"))
 CHAPTERS = [path for path in WRITTEN if path.stem[0].isdigit()]
 
 by_stem = {"ids": lambda path: path.stem}
-
-
-def executed(path, folder):
-    """The notebook with its outputs, from a kernel of its own in an empty folder; a cell that fails is an error."""
-    notebook = nbformat.read(path, as_version=4)
-    settings = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # figures are shown
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
-    client.execute(env=settings)
-    return notebook
 
 
 def printed(cell, stream="stdout"):
@@ -57,8 +49,8 @@ def expect_clean(notebook):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CHAPTERS, **by_stem)
-def test_a_chapter_prints_what_its_page_shows_and_draws_its_picture(path, tmp_path):
-    notebook, page = executed(path, tmp_path), COURSE / f"{path.stem}.md"
+def test_a_chapter_prints_what_its_page_shows_and_draws_its_picture(path, executed_notebook, tmp_path):
+    notebook, page = executed_notebook(path, tmp_path), COURSE / f"{path.stem}.md"
     shown = expected(page)
     assert len(shown) == len(code_of(notebook)) > 3
     for cell, text in zip(code_of(notebook), shown, strict=True):
@@ -66,16 +58,6 @@ def test_a_chapter_prints_what_its_page_shows_and_draws_its_picture(path, tmp_pa
     expect_clean(notebook)
     assert min(pictures(notebook)) > 2_000  # in the notebook
     assert (tmp_path / picture_of(page)).stat().st_size > 2_000  # and on the page
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in WRITTEN if path not in CHAPTERS], **by_stem)
-def test_an_example_prints_as_a_notebook_what_it_prints_as_a_script(path, tmp_path, capsys, monkeypatch):
-    notebook = executed(path, tmp_path)
-    expect_clean(notebook)
-    monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(MAKE["EXAMPLES"] / f"{path.stem}.py"), run_name="__main__")
-    assert "".join(map(printed, code_of(notebook))) == capsys.readouterr().out != ""
 
 
 def test_they_are_written_from_their_sources():
