@@ -1,7 +1,7 @@
 """A save whose n-th file operation fails, or at which the process ends, for each n: a script of its own.
 
-``python failing_files.py FOLDER fail|exit`` prints how many operations there were; it ends with an error where a
-directory is left that does not hold what was once true.
+``python failing_files.py FOLDER fail|exit [STRIDE]`` tries every n, or every STRIDE-th, and prints how many there were;
+it ends with an error where a directory is left that does not hold what was once true.
 """
 
 import errno
@@ -102,14 +102,14 @@ def _writes(given):
     return (isinstance(mode, str) and set(mode) & set("wxa+")) or flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
 
 
-def main(folder, how):
+def main(folder, how, stride="1"):
     warnings.simplefilter("ignore")  # of a process with threads that is doubled
     start = os.path.join(folder, "start")
     for step in (1, 2):
         assert in_child(lambda step=step: save(start, step) or 0) == 0
-    n, codes = 0, []
+    n, codes = 1 - int(stride), []
     while not codes or codes[-1] != 0:
-        n += 1
+        n += int(stride)
         place = os.path.join(folder, "broken")
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(start, place)

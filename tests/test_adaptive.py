@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quickly_compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from funcnn import layers
 
 
+@quickly_compiled()
 def agrees_with_torch(torch, kind, shape, output_size, ties):
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     x = np.round(x) if ties else x

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import numbers_for, quickly_compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,8 +67,9 @@ def test_self_attention_is_its_formula(options):
     mask = np.tril(np.ones((7, 7), bool)) if options.get("causal") else np.ones((7, 7), bool)
     turn = turned if options.get("rotary") else lambda a: a
     expected = by_hand(params, x, x, heads, groups, np.broadcast_to(mask, (3, heads, 7, 7)), turn)
-    np.testing.assert_allclose(layer.apply(params, state, x)[0], expected, rtol=1e-5, atol=1e-5)
-    half, _ = layer.apply(params, state, jnp.asarray(x, jnp.bfloat16))
+    apply = jax.jit(layer.apply)
+    np.testing.assert_allclose(apply(params, state, x)[0], expected, rtol=1e-5, atol=1e-5)
+    half, _ = apply(params, state, jnp.asarray(x, jnp.bfloat16))
     np.testing.assert_allclose(half.astype(np.float32), expected, rtol=0.05, atol=0.05)
 
 
@@ -141,9 +143,9 @@ def test_any_shape_and_option_is_the_formula(batch, time, keys, groups, each, ha
     entries = {"x": x} | ({"context": context} if cross else {})
     if hidden is not None:
         entries["context_mask" if cross else "mask"] = seen
-    params, state = layer.init(KEY, entries)
-    params = jax.tree.map(lambda a: a + 0.1 * drawn(*a.shape), params)
-    y, _ = layer.apply(params, state, entries)
+    params = numbers_for(layer, entries)
+    with quickly_compiled():
+        y = jax.jit(lambda params: layer.apply(params, {}, entries)[0])(params)
     seen = seen & np.tril(np.ones((time, keys), bool)) if causal else seen
     expected = by_hand(params, x, context if cross else x, heads, groups, seen, turned if rotary else lambda a: a)
     np.testing.assert_allclose(y["x"], expected, rtol=1e-4, atol=1e-5)

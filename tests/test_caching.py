@@ -28,19 +28,27 @@ x = np.linspace(0, 1, 60, dtype=np.float32).reshape(20, 3)
 model = layers.serial(layers.dense(4), layers.tanh, layers.dropout(0.2), layers.dense(1))
 trainer = training.supervised(model, losses.squared_error, optax.adam(0.01))
 result = training.fit(trainer, (x, x[:, :1]), key=jax.random.key(0), epochs=3, batch_size=8, progress=False)
-digest = hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in jax.tree.leaves(result.state.params))).hexdigest()
+states = [result.state.params]
+if "all" in sys.argv:
+    options = {"epochs": 2, "batch_size": 8}
+    run = jax.jit(lambda key: training.run(trainer, (x, x[:, :1]), key=key, **options).state.params)
+    rated = lambda rate: training.supervised(model, losses.squared_error, optax.adam(rate))
+    rates = np.array([0.1, 0.01], np.float32)
+    whole = training.sweep(rated, rates, (x, x[:, :1]), key=jax.random.key(1), progress=False, **options)
+    states += [run(jax.random.key(1)), whole.state.params]
+digest = hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in jax.tree.leaves(states))).hexdigest()
 print(json.dumps([events["cache_misses"], events["cache_hits"], digest]))
 """
 
 
-def started(folder):
+def started(folder, *words):
     settings = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    command = [sys.executable, "-W", "error", "-c", PROGRAM, str(folder)]
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, str(folder), *words]
     return subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def executed(folder):
-    process = started(folder)
+def executed(folder, *words):
+    process = started(folder, *words)
     said, errors = process.communicate()
     assert process.returncode == 0, errors
     return json.loads(said)
@@ -53,11 +61,12 @@ def programs(folder):
 @pytest.mark.slow
 def test_the_second_process_compiles_nothing_and_damage_is_mended(tmp_path):
     folder = tmp_path / "programs"
-    misses, hits, digest = executed(folder)
+    """By ``fit``, by a compiled ``run`` and by ``sweep``."""
+    misses, hits, digest = executed(folder, "all")
     assert misses == len(programs(folder)) > 0
     assert hits == 0
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert executed(folder) == [0, misses, digest]
+    assert executed(folder, "all") == [0, misses, digest]
     # A flipped bit in one, another cut off, and one whose digest is missing, as after a kill.
     flipped, cut, alone = programs(folder)[:3]
     content = bytearray(flipped.read_bytes())
@@ -65,8 +74,8 @@ def test_the_second_process_compiles_nothing_and_damage_is_mended(tmp_path):
     flipped.write_bytes(content)
     cut.write_bytes(cut.read_bytes()[:-7])
     _beside(alone).unlink()
-    assert executed(folder) == [3, misses - 3, digest]
-    assert executed(folder) == [0, misses, digest]
+    assert executed(folder, "all") == [3, misses - 3, digest]
+    assert executed(folder, "all") == [0, misses, digest]
 
 
 @pytest.mark.slow

@@ -88,20 +88,20 @@ def fit(case, folder=None, *, until=None, resume=False, **more):
     return training.fit(trainer, data(), **options)
 
 
+@functools.cache
+def never_cut(case):
+    return digest(fit(case))
+
+
 @pytest.mark.parametrize("case", [pytest.param(n, marks=[] if n == "arrays" else [pytest.mark.slow]) for n in CASES])
 def test_a_run_that_goes_on_is_the_run_that_was_never_cut(case, tmp_path):
-    whole = digest(fit(case))
+    whole = never_cut(case)
     cut = fit(case, tmp_path, until=9)
     assert int(cut.state.step) < 20
     assert digest(cut) != whole
     assert digest(fit(case, tmp_path, resume=True)) == whole
     # And once more, from its end, without a step.
     assert digest(fit(case, tmp_path, resume=True)) == whole
-
-
-@functools.cache
-def never_cut(case):
-    return digest(fit(case))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_wherever_it_was_cut(case, until, tmp_path):
 @pytest.mark.slow
 def test_a_stream_is_cut_in_the_middle_of_a_pass_that_is_an_epoch(tmp_path):
     """Between the looks of observers a run is saved at the end of any chunk."""
-    whole = digest(fit("passes"))
+    whole = never_cut("passes")
 
     def breaks_off():
         breaks_off.passes += 1

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import numbers_for, quickly_compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,18 +58,19 @@ def test_conv_and_its_gradients_are_those_of_pytorch(torch, case):
         bias=bias,
         bias_init=jax.nn.initializers.normal(1.0),
     )
-    params, state = jax.jit(layer.init)(jax.random.key(0), x)
+    params = numbers_for(layer, x)
 
     @jax.jit
     def outputs_and_gradients(params, x):
         def total(params, x):
-            y, _ = layer.apply(params, state, x)
+            y, _ = layer.apply(params, {}, x)
             return jnp.sin(y).sum(), y
 
         gradients, y = jax.grad(total, (0, 1), has_aux=True)(params, x)
         return y, gradients
 
-    y, (gradients, x_gradient) = outputs_and_gradients(params, x)
+    with quickly_compiled():
+        y, (gradients, x_gradient) = outputs_and_gradients(params, x)
     given = {name: torch.tensor(np.array(value), requires_grad=True) for name, value in {**params, "x": x}.items()}
     expected = torch_conv(torch, given["x"], given["kernel"], given.get("bias"), strides, padding, dilation, groups)
     torch.sin(expected).sum().backward()
@@ -136,6 +138,7 @@ def test_a_point_convolution_is_a_dense_layer_at_each_point():
 # ---- depthwise and separable -----------------------------------------------------------------------------------------
 
 
+@quickly_compiled()
 def depthwise_agrees_with_torch(torch, case, multiplier):
     """PyTorch's grouped convolution, with as many groups as features; then, for the separable one, a point of it."""
     shape, features, window, strides, padding, dilation, _, bias = case
@@ -153,7 +156,7 @@ def depthwise_agrees_with_torch(torch, case, multiplier):
 
         return jax.grad(total, (0, 1), has_aux=True)(params, x)
 
-    params = tuple(layer.init(jax.random.key(0), x)[0] for layer in (depthwise, separable))
+    params = tuple(numbers_for(layer, x) for layer in (depthwise, separable))
     (gradients, x_gradient), both = outputs_and_gradients(params, x)
     given = jax.tree.map(lambda a: torch.tensor(np.array(a), requires_grad=True), params)
     leaf, (one, two) = torch.tensor(x, requires_grad=True), given
@@ -423,6 +426,9 @@ def test_a_depthwise_sum_of_half_precision_is_rounded_once(dtype):
     apply = jax.jit(layer.apply)
     params = {"kernel": jnp.asarray(rng.uniform(0.5, 1.5, (5, 5, 1, 3)), dtype)}
     y, _ = apply(params, {}, x)
-    exact, _ = apply(jax.tree.map(lambda a: a.astype(jnp.float32), params), {}, x.astype(jnp.float32))
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(np.float64(x), ((0, 0), (2, 2), (2, 2), (0, 0))), (5, 5), axis=(1, 2)
+    )
+    exact = np.einsum("bhwcij,ijc->bhwc", windows, np.float64(params["kernel"][:, :, 0]))
     assert y.dtype == dtype
     np.testing.assert_allclose(np.float32(y), exact, rtol=float(jnp.finfo(dtype).eps))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quickly_compiled
 
 from funcnn import inspection, layers, losses, models
 from funcnn.inspection import graph
@@ -24,6 +25,7 @@ def x64():
         yield
 
 
+@quickly_compiled()
 def nudged(found, args):
     """The gradient of the output by each slot, as ``jax.grad`` gives it for a number that is added there.
 
@@ -53,11 +55,11 @@ def nudged(found, args):
 
 
 def expect_gradients(found, args, tolerance=1e-6):
-    wanted = nudged(found, args)
+    wanted = jax.device_get(nudged(found, args))
     assert wanted
     for node in found:
         if node.index in wanted:
-            scale = tolerance * max(1.0, float(jnp.abs(wanted[node.index]).max(initial=0.0)))
+            scale = tolerance * max(1.0, float(np.abs(wanted[node.index]).max(initial=0.0)))
             np.testing.assert_allclose(node.gradient, wanted[node.index], rtol=0, atol=scale, err_msg=node.label)
     expect_sums(found)
 
@@ -67,11 +69,11 @@ def expect_sums(found):
     sums = {node: jax.tree.map(np.zeros_like, node.gradient) for node in found}
     for node, cotangent in zip(found.outputs, found.cotangents, strict=True):
         if cotangent is not None:
-            sums[node] = sums[node] + cotangent
+            sums[node] = sums[node] + np.asarray(cotangent)
     for node in found:
         for given, sent in zip(node.inputs, node.sent, strict=True):
             if sent is not None and node.operation != OUTPUT:
-                sums[given] = sums[given] + sent
+                sums[given] = sums[given] + np.asarray(sent)
     for node in found:
         if not isinstance(node.value, tuple) and node.gradient is not None:
             np.testing.assert_allclose(node.gradient, sums[node], rtol=1e-12, atol=1e-12)
@@ -265,8 +267,16 @@ def test_many_random_functions(program):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*BINARY, *UNARY])
 def test_each_operation(name):
-    a, b = np.random.default_rng(0).normal(size=(2, 2, 3))
-    expect_gradients(graph(run_of([(name, 1, 0)[: 2 + (name in BINARY)]]), a, b), (a, b))
+    """Beside what ``nudged`` finds, which walks the same graph: ``jax.grad`` of the function, and its differences."""
+    a, b, *along = np.random.default_rng(0).normal(size=(4, 2, 3))
+    run = run_of([(name, 1, 0)[: 2 + (name in BINARY)]])
+    found = graph(run, a, b)
+    expect_gradients(found, (a, b))
+    slopes = found["a"].gradient, found["b"].gradient
+    for slope, wanted in zip(slopes, jax.jit(jax.grad(run, (0, 1)))(a, b), strict=True):
+        np.testing.assert_allclose(slope, wanted, rtol=1e-9, atol=1e-12)
+    ahead, behind = (run(a + h * along[0], b + h * along[1]) for h in (1e-5, -1e-5))
+    np.testing.assert_allclose(np.vdot(slopes, along), (ahead - behind) / 2e-5, rtol=1e-6, atol=1e-7)
 
 
 TOKENS = np.array([[1, 4, 2, 0], [3, 3, 1, 2]])
@@ -289,7 +299,7 @@ MODELS = {
 )
 def test_models(name):
     model, x = MODELS[name]
-    params, state = model.init(jax.random.key(0), x)
+    params, state = jax.jit(model.init)(jax.random.key(0), x)
     params = jax.tree.map(lambda a: a.astype(np.float64), params)
 
     def loss(params):
@@ -298,7 +308,8 @@ def test_models(name):
 
     found = graph(loss, params)
     expect_gradients(found, (params,))
-    wanted = jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params))
+    with quickly_compiled():
+        wanted = jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params))
     for path, gradient in wanted:
         name = "params/" + jax.tree_util.keystr(path, simple=True, separator="/")
         np.testing.assert_allclose(found[name].gradient, gradient, rtol=1e-6, atol=1e-9)

@@ -32,9 +32,13 @@ def compiled(tmp_path_factory):
     return tmp_path_factory.mktemp("compiled")
 
 
-def training(folder, *names, compiled=None):
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return process(ROOT / "tests" / "checkpointed.py", folder, *names, **({} if compiled is None else cache))
+def cached(compiled):
+    """The settings by which compiled programs are kept in a folder."""
+    return {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+def training(folder, *names, compiled):
+    return process(ROOT / "tests" / "checkpointed.py", folder, *names, **cached(compiled))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def whole(compiled):
     return given
 
 
-def killed(folder, name, wanted, kills, seed, compiled=None):
+def killed(folder, name, wanted, kills, seed, compiled):
     """Train, kill at a random instant, go on; after the last kill, to the end. How many times it came to its end.
 
     The first kill, and every other one, counts from a save that the process has made, the rest from its start.
@@ -140,10 +144,10 @@ DISTRIBUTED = """
 """
 
 
-def endless(folder, before="", first=""):
+def endless(folder, compiled, before="", first=""):
     script = textwrap.dedent(ENDLESS).replace("{before}", textwrap.dedent(before))
     script = script.replace("{first}", textwrap.dedent(first))
-    return process("-c", script, folder)
+    return process("-c", script, folder, **cached(compiled))
 
 
 def until_step(run, step):
@@ -163,7 +167,7 @@ def until_step(run, step):
     ids=["SIGTERM", "SIGINT", "SIGTERM after jax.distributed.initialize"],
 )
 def test_a_signal_ends_a_run_with_all_of_it_saved(whole, compiled, tmp_path, number, code, first):
-    run = endless(tmp_path / "arrays", first=first)
+    run = endless(tmp_path / "arrays", compiled, first=first)
     until_step(run, 40)
     run.send_signal(number)
     out, err = run.communicate(timeout=60)
@@ -177,7 +181,7 @@ def test_a_signal_ends_a_run_with_all_of_it_saved(whole, compiled, tmp_path, num
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_it_at_once(tmp_path):
+def test_a_second_signal_ends_it_at_once(compiled, tmp_path):
     stuck = """
         from funcnn.checkpoints import keeping
         write = keeping.stores.write
@@ -186,7 +190,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
             time.sleep(600)
         keeping.stores.write = slow
     """
-    run = endless(tmp_path, stuck)
+    run = endless(tmp_path, compiled, stuck)
     until_step(run, 40)
     run.send_signal(signal.SIGTERM)
     until_step(run, 9_999_999)
@@ -199,7 +203,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
 
 
 @pytest.mark.slow
-def test_at_a_prompt_ctrl_c_gives_the_result(tmp_path):
+def test_at_a_prompt_ctrl_c_gives_the_result(compiled, tmp_path):
     at_prompt = """
         sys.ps1 = ">>> "
         fit = checkpointed.training.fit
@@ -209,7 +213,7 @@ def test_at_a_prompt_ctrl_c_gives_the_result(tmp_path):
             sys.exit(7)
         checkpointed.training.fit = shown
     """
-    run = endless(tmp_path, at_prompt)
+    run = endless(tmp_path, compiled, at_prompt)
     until_step(run, 40)
     run.send_signal(signal.SIGINT)
     out, err = run.communicate(timeout=60)
@@ -218,13 +222,13 @@ def test_at_a_prompt_ctrl_c_gives_the_result(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_that_was_ignored_stays_so(tmp_path):
+def test_a_signal_that_was_ignored_stays_so(compiled, tmp_path):
     """As under nohup, or in the background of a script."""
     ignoring = """
         import signal
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     """
-    run = endless(tmp_path, ignoring)
+    run = endless(tmp_path, compiled, ignoring)
     until_step(run, 40)
     run.send_signal(signal.SIGINT)
     time.sleep(0.5)
@@ -235,7 +239,7 @@ def test_a_signal_that_was_ignored_stays_so(tmp_path):
 
 
 @pytest.mark.slow
-def test_in_another_thread_signals_are_left_alone(tmp_path):
+def test_in_another_thread_signals_are_left_alone(compiled, tmp_path):
     script = """
         import signal, sys, threading
         import checkpointed
@@ -257,6 +261,6 @@ def test_in_another_thread_signals_are_left_alone(tmp_path):
         assert not seen[-1]
         assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     """
-    run = process("-c", textwrap.dedent(script), tmp_path)
+    run = process("-c", textwrap.dedent(script), tmp_path, **cached(compiled))
     _, err = run.communicate(timeout=60)
     assert not run.returncode, err

@@ -22,7 +22,7 @@ HALVES = {"bfloat16": 4e-2, "float16": 6e-3}  # dtype: distance from the result 
 
 @pytest.fixture
 def quickly_compiled() -> Iterator[None]:
-    """For laws of derivatives and transformations, which hold before XLA optimizes: compiling takes a third less."""
+    """For laws that hold before XLA optimizes, of derivatives, transformations, precision: it takes a third less."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -34,11 +34,14 @@ SAMPLE = {
 }
 
 
-def over(rows: list[LayerRow], *, every_day: bool = False, half: bool = False) -> Any:
-    """``half``: of a law that takes long, every second row is left to ``pytest -m long``."""
+def over(rows: list[LayerRow], *, every_day: bool = False, half: bool = False, plain: bool = False) -> Any:
+    """Of a law that takes long, ``half``: every second row, ``plain``: the further rows of a layer are long tests."""
     marks = {row.name: [] if every_day or row.name in SAMPLE else [pytest.mark.slow] for row in rows}
     for row in rows[1::2] if half else ():
         marks[row.name] = [*marks[row.name], *([] if row.name in SAMPLE else [pytest.mark.long])]
+    for row in rows if plain else ():
+        if row.name != row.factory in marks and row.name not in SAMPLE:
+            marks[row.name] = [*marks[row.name], pytest.mark.long]
     return pytest.mark.parametrize("row", [pytest.param(row, id=row.name, marks=marks[row.name]) for row in rows])
 
 
@@ -142,24 +145,27 @@ def test_init_is_the_same_program_compiled_and_mapped(row: LayerRow) -> None:
 # ---- apply ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("training", [False, True])
 @over(LAYERS)
-def test_compiled_equals_eager_and_traces_once(row: LayerRow, training: bool) -> None:
+def test_compiled_equals_eager_and_traces_once(row: LayerRow) -> None:
+    """At rest and training in one program: most layers compute the same in both, which is compiled once."""
     x = jnp.asarray(row.input())
     layer, params, state = made(row, x)
+
+    def both(p: Any, s: Any, x: Any, key: Any) -> Any:
+        return [layer.apply(p, s, x, key=key, training=training) for training in (False, True)]
+
     chex.clear_trace_counter()
-    apply = chex.assert_max_traces(lambda p, s, x, key: layer.apply(p, s, x, key=key, training=training), n=1)
-    compiled = jax.jit(apply)
-    y, new = layer.apply(params, state, x, key=KEY, training=training)
-    chex.assert_trees_all_close(compiled(params, state, x, KEY), (y, new), rtol=2e-6, atol=1e-6)
+    compiled = jax.jit(chex.assert_max_traces(both, n=1))
+    eager = both(params, state, x, KEY)
+    chex.assert_trees_all_close(compiled(params, state, x, KEY), eager, rtol=2e-6, atol=1e-6)
     compiled(params, state, jnp.asarray(row.input(seed=1)), jax.random.key(9))
-    specs = jax.eval_shape(lambda p, s, x: layer.apply(p, s, x, key=KEY, training=training), params, state, x)
-    chex.assert_trees_all_equal_shapes_and_dtypes(specs, (y, new))
-    chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
-    if not training:
-        same_bytes(new, state)
-    if not row.ignores_input:
-        assert all(leaf.shape[0] == x.shape[0] for leaf in jax.tree.leaves(y))
+    specs = jax.eval_shape(lambda p, s, x: both(p, s, x, KEY), params, state, x)
+    chex.assert_trees_all_equal_shapes_and_dtypes(specs, eager)
+    for y, new in eager:
+        chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
+        if not row.ignores_input:
+            assert all(leaf.shape[0] == x.shape[0] for leaf in jax.tree.leaves(y))
+    same_bytes(eager[0][1], state)
 
 
 @over(LAYERS)
@@ -304,7 +310,7 @@ def test_derivatives_match_finite_differences(row: LayerRow) -> None:
 
 
 @pytest.mark.usefixtures("quickly_compiled")
-@over([row for row in LAYERS if row.count is None])
+@over([row for row in LAYERS if row.count is None], plain=True)
 def test_derivatives_are_finite_where_functions_have_corners_or_saturate(row: LayerRow) -> None:
     layer, params, state = made(row, row.input())
 
@@ -346,8 +352,9 @@ def test_float32_stays_float32_under_x64(row: LayerRow) -> None:
         assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.usefixtures("quickly_compiled")
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
-@over([row for row in LAYERS if row.count is None])
+@over([row for row in LAYERS if row.count is None], plain=True)
 def test_sixteen_bits_come_near_to_thirty_two(row: LayerRow, dtype: str) -> None:
     layer, params, state = made(row, jax.ShapeDtypeStruct(row.shape, dtype))
     x = jnp.asarray(row.input(), dtype)

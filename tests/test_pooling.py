@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quickly_compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,7 +40,8 @@ def test_pooling_and_its_gradient_are_those_of_pytorch(torch, kind, case, ties):
         y, gradient_at = jax.vjp(lambda x: layer.apply({}, {}, x)[0], x)
         return y, *gradient_at(weigh)
 
-    y, gradient = output_and_gradient(x)
+    with quickly_compiled():
+        y, gradient = output_and_gradient(x)
     pool = getattr(torch.nn.functional, f"{kind}_pool{len(window)}d")
     options = {"count_include_pad": False} if kind == "avg" else {}
     leaf = torch.tensor(x, requires_grad=True)
@@ -103,6 +105,7 @@ def test_the_largest_of_whole_numbers_and_of_booleans_keeps_their_dtype(dtype, s
 # ---- norms -----------------------------------------------------------------------------------------------------------
 
 
+@quickly_compiled()
 def agrees_with_the_norm_of_pytorch(torch, case, p):
     """PyTorch takes the power of the elements themselves, so it is given their sizes; its layer knows no padding."""
     shape, window, strides, padding = case

@@ -1,12 +1,14 @@
 """Recurrent cells and layers: against PyTorch, against themselves step by step, and on tasks that need memory."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiling import numbers_for, quickly_compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,11 +52,11 @@ def torch_layer(torch, cell, params, inputs, bidirectional=False, nonlinearity="
     else:
         layer = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell](inputs, features, **options)
     with torch.no_grad():
-        for tree, end in zip(params, ("", "_reverse"), strict=False):
+        for tree, end in zip(jax.tree.map(np.asarray, params), ("", "_reverse"), strict=False):
             values = {"weight_ih_l0": tree["kernel"].T, "weight_hh_l0": tree["recurrent_kernel"].T}
             if "bias" in tree:
-                own = tree.get("recurrent_bias", jnp.zeros(0))
-                hidden = jnp.concatenate([jnp.zeros(tree["bias"].size - own.size), own])
+                own = tree.get("recurrent_bias", np.zeros(0))
+                hidden = np.concatenate([np.zeros(tree["bias"].size - own.size), own])
                 values |= {"bias_ih_l0": tree["bias"], "bias_hh_l0": hidden}
             for name, value in values.items():
                 getattr(layer, name + end).copy_(torch.from_numpy(np.array(value, np.float32)))
@@ -86,23 +88,23 @@ def loss_of(y, carry, weights):
     return (y * weights).sum() + sum((part**2).sum() for part in (carry if isinstance(carry, tuple) else (carry,)))
 
 
+@quickly_compiled()
 def against_torch(torch, cell, layer, x, start, **options):
     """Outputs, last carry and all gradients of one direction, from a carry that is given."""
     ((name, _),) = layer.children
-    params = made(layer, x)
+    params = numbers_for(layer, x)
     weights = random(*x.shape[:2], start[0].shape[-1], seed=1)
     start = start if cell == "lstm" else start[:1]
     ours_start = start if cell == "lstm" else start[0]
 
     @jax.jit
-    @jax.value_and_grad
+    @partial(jax.value_and_grad, has_aux=True)
     def total(given):
         params, x, start = given
         y, carry = outputs(layer, params, {"x": x, "carry": start})["x"]
-        return loss_of(y, carry, weights)
+        return loss_of(y, carry, weights), (y, carry)
 
-    value, (gradient, x_gradient, start_gradient) = total((params, x, ours_start))
-    y, carry = outputs(layer, params, {"x": x, "carry": ours_start})["x"]
+    (value, (y, carry)), (gradient, x_gradient, start_gradient) = total((params, x, ours_start))
 
     theirs = torch_layer(torch, cell, [params[name]], x.shape[-1], **options)
     x_there = torch.from_numpy(x).requires_grad_()
@@ -158,13 +160,14 @@ def packed(torch, theirs, x, lengths):
     return rnn.pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])[0], carry
 
 
+@quickly_compiled()
 def against_packed(torch, cell, lengths, time=6, padding=np.nan):
     """Both directions over sequences of these lengths; what stands in the padding must not be read."""
     lengths = np.asarray(lengths)
     x, shape = random(len(lengths), time, 2), (len(lengths), time, 6)
     there = np.arange(time)[None, :, None] < lengths[:, None, None]
     layer = layers.bidirectional(CELLS[cell](3, **SPREAD), return_carry=True)
-    params, weights = made(layer, x), random(*shape, seed=1)
+    params, weights = numbers_for(layer, x), random(*shape, seed=1)
 
     def total(given):
         params, x = given
@@ -224,8 +227,14 @@ def test_bfloat16_is_pytorch_to_its_rounding(torch, cell):
 def test_conv_lstm_and_its_gradients_are_a_loop_of_pytorchs_convolutions(torch, sizes, window):
     x = random(2, 3, *sizes, 2)
     layer = layers.recurrent(layers.conv_lstm_cell(3, window, **SPREAD))
-    params, weights = made(layer, x), random(2, 3, *sizes, 3, seed=1)
-    gradient, x_gradient = jax.jit(jax.grad(lambda p, x: (outputs(layer, p, x) * weights).sum(), (0, 1)))(params, x)
+    params, weights = numbers_for(layer, x), random(2, 3, *sizes, 3, seed=1)
+
+    def total(params, x):
+        y = outputs(layer, params, x)
+        return (y * weights).sum(), y
+
+    with quickly_compiled():
+        (gradient, x_gradient), y = jax.jit(jax.grad(total, (0, 1), has_aux=True))(params, x)
 
     (name,) = params
     there = {k: torch.from_numpy(np.array(v)).requires_grad_() for k, v in params[name].items()}
@@ -248,7 +257,7 @@ def test_conv_lstm_and_its_gradients_are_a_loop_of_pytorchs_convolutions(torch, 
         steps.append(torch.movedim(h, 1, -1))
     y_there = torch.stack(steps, 1)
     (y_there * torch.from_numpy(weights)).sum().backward()
-    close(outputs(layer, params, x), y_there.detach().numpy())
+    close(y, y_there.detach().numpy())
     close(gradient[name], {k: v.grad.numpy() for k, v in there.items()})
     close(x_gradient, x_there.grad.numpy())
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quickly_compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from funcnn import layers
 KEY = jax.random.key(0)
 
 
+@quickly_compiled()
 def computed(layer, x):
     """The output, and the gradient of its sine."""
     return jax.jit(jax.grad(lambda x: (lambda y: (jnp.sin(y).sum(), y))(layer.apply({}, {}, x)[0]), has_aux=True))(x)[

@@ -1,5 +1,7 @@
 """Loss scaling: small gradients survive float16, large ones cost a step and no more, and nothing else changes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,13 +27,19 @@ def close(found, expected, rtol=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-7), found, expected)
 
 
+OPTIONS = {"key": KEY, "epochs": 3, "batch_size": 12, "progress": False}
+
+
+@functools.cache
+def unscaled(micro):
+    return training.fit(made(None, micro), (X, Y), **OPTIONS)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("loss_scale", ["dynamic", *(pytest.param(n, marks=pytest.mark.slow) for n in (1024.0, 3))])
 @pytest.mark.parametrize("micro", [None, pytest.param(5, marks=pytest.mark.slow)])
 def test_in_float32_it_changes_nothing(loss_scale, micro):
-    options = {"key": KEY, "epochs": 3, "batch_size": 12, "progress": False}
-    found = training.fit(made(loss_scale, micro), (X, Y), **options)
-    expected = training.fit(made(None, micro), (X, Y), **options)
+    found, expected = training.fit(made(loss_scale, micro), (X, Y), **OPTIONS), unscaled(micro)
     close(found.history, expected.history)
     close(found.state.params, expected.state.params)
 

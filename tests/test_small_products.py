@@ -202,7 +202,7 @@ from funcnn import training
 if sys.argv[1] == "fused":
     training.fuse_small_loops()
 import jax, numpy as np, optax
-from funcnn import losses, models
+from funcnn import layers, losses, models
 random = np.random.default_rng(0)
 x = random.normal(size=(100, 2)).astype(np.float32)
 y = (x[:, :1] * x[:, 1:] > 0).astype(np.float32)
@@ -211,6 +211,17 @@ options = {"key": jax.random.key(0), "epochs": 300, "batch_size": None}
 run = jax.jit(lambda x, y: training.run(trainer, (x, y), **options))
 fitted = training.fit(trainer, (x, y), progress=False, **options)
 text = run.lower(x, y).compile().as_text()
+bits = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
+xor = layers.serial(layers.dense(4), layers.tanh, layers.dense(4), layers.sigmoid, layers.dense(1), layers.sigmoid)
+
+def of_xor(rate):
+    line = training.supervised(xor, losses.squared_error, optax.sgd(rate))
+    return training.run(line, (bits, (bits[:, :1] != bits[:, 1:]).astype(np.float32)), **options).history
+
+others = [jax.jit(of_xor), jax.jit(lambda rates: jax.lax.map(of_xor, rates))]
+given = np.float32(0.4), np.linspace(0.1, 1, 8, dtype=np.float32)
+texts = [text, *(other.lower(rate).compile().as_text() for other, rate in zip(others, given))]
+print(*("xla_cpu_small_call" in each for each in texts))
 losses = [np.asarray(result.history["loss"])[[0, 50, -1]] for result in (run(x, y), fitted)]
 print("kind=kCustom" in text or " dot(" in text, *losses[0], *losses[1])
 """
@@ -223,7 +234,9 @@ def test_a_run_is_one_kernel_and_the_same_to_rounding():
         environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(Path(__file__).parent.parent)}
         command = [sys.executable, "-c", PROGRAM, setting]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        kernel, *losses = done.stdout.split()
+        marked, last = done.stdout.splitlines()
+        assert marked.split() == [str(setting == "fused")] * 3  # a run of moons, one of XOR, a map over runs of XOR
+        kernel, *losses = last.split()
         found[setting] = kernel, np.array(losses, float)
     assert (found["fused"][0], found["plain"][0]) == ("False", "True")  # whether a library is called
     fused, plain = found["fused"][1], found["plain"][1]

@@ -138,8 +138,9 @@ def test_members_stop_on_their_own():
     together = jax.jit(jax.vmap(lambda rate: run(made(rate), keep_best=True)))(rates)
     assert len(set(together.epochs_run.tolist())) > 1
     one_by_one = jax.jit(lambda r: jax.lax.map(lambda rate: run(made(rate), keep_best=True), r))(rates)
+    single = jax.jit(lambda rate: run(made(rate), keep_best=True))
     for i, rate in enumerate(rates):
-        alone = jax.jit(lambda rate: run(made(rate), keep_best=True))(rate)
+        alone = single(rate)
         assert_same_bytes(jax.tree.map(lambda a, i=i: a[i], one_by_one), alone)
         assert int(together.epochs_run[i]) == int(alone.epochs_run)
         np.testing.assert_allclose(together.history["loss"][i], alone.history["loss"], rtol=1e-4)

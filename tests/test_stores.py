@@ -417,14 +417,14 @@ def test_a_manifest_of_a_bomb_allocates_nothing(run):
 # ---- disks -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("stride", [pytest.param(3, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("how", ["exit", "fail"])
-def test_the_nth_file_operation_fails_or_the_process_ends_there(tmp_path, how):
-    command = [sys.executable, str(ROOT / "tests" / "failing_files.py"), str(tmp_path), how]
+def test_the_nth_file_operation_fails_or_the_process_ends_there(tmp_path, how, stride):
+    command = [sys.executable, str(ROOT / "tests" / "failing_files.py"), str(tmp_path), how, str(stride)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     found = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300, check=False)
     assert not found.returncode, found.stderr
-    assert int(found.stdout.split()[0]) > 30, found.stdout
+    assert stride * int(found.stdout.split()[0]) > 30, found.stdout
 
 
 ON_A_FULL_DISK = """

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import numbers_for, quickly_compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,6 +41,7 @@ def in_torch(torch, x, kernel, bias, strides, padding, output_padding, dilation,
     return torch.movedim(y, 1, -1)
 
 
+@quickly_compiled()
 def agrees_with_torch(torch, shape, features, window, strides, padding, output_padding, dilation, groups, bias):
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     layer = layers.conv_transpose(
@@ -53,7 +55,7 @@ def agrees_with_torch(torch, shape, features, window, strides, padding, output_p
         bias=bias,
         bias_init=jax.nn.initializers.normal(1.0),
     )
-    params, _ = jax.jit(layer.init)(jax.random.key(0), x)
+    params = numbers_for(layer, x)
     y, (gradients, x_gradient) = differentiated(layer)(params, x)
     given = {name: torch.tensor(np.array(value), requires_grad=True) for name, value in {**params, "x": x}.items()}
     kernel, offset = given["kernel"], given.get("bias")
@@ -141,8 +143,9 @@ def test_it_is_the_gradient_of_the_convolution_with_its_arguments(padding, windo
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_same_makes_the_input_larger_by_the_strides(window, strides, dilation):
     layer = layers.conv_transpose(2, window, strides=strides, dilation=dilation)
-    params, _ = layer.init(jax.random.key(0), jnp.ones((1, 4, 5, 3)))
-    y = jax.eval_shape(layer.apply, params, {}, jnp.ones((1, 4, 5, 3)))[0]
+    x = jax.ShapeDtypeStruct((1, 4, 5, 3), jnp.float32)
+    params, _ = jax.eval_shape(layer.init, jax.random.key(0), x)
+    y = jax.eval_shape(layer.apply, params, {}, x)[0]
     assert y.shape == (1, 4 * strides, 5 * strides, 2)
 
 
