@@ -278,6 +278,8 @@ def loss_rows(records: Records) -> list[str]:
                 outside = side in OURS and not bounds[0] <= median <= bounds[1]
                 cells = [f"**{median:.4g}**" if outside else f"{median:.4g}", f"{low:.4g}", f"{high:.4g}"]
                 rows.append(f"| {name} | {SIDES[side].title} | {' | '.join(cells)} | {len(record['losses'])} |")
+        if not any(of(records, "losses", side, name) for side in SIDES):
+            rows.append(f"| {name} | | not measured | | | |")
     return rows
 
 

@@ -188,8 +188,8 @@ python benchmarks/sizes.py
 
 wrote this page on {datetime.date.today()}: {machine()}; load of the machine before it began {load:.1f}. Each
 measurement is a fresh process. A step is the least of the runs of about a second, of all members together, divided by
-the {EPOCHS * BATCHES} steps of a run: a `sweep` is driven from the host, and what that costs once is a part of so few of
-them. The first call has tracing, compilation and one run; the peak is of the whole process.
+the {EPOCHS * BATCHES} steps of a run: a `sweep` is driven from the host, and what that costs once is a part of so few
+of them. The first call has tracing, compilation and one run; the peak is of the whole process.
 
 {parts}
 """
