@@ -307,7 +307,7 @@ def page(records: Records) -> str:
 
 How fast does a network get trained, from the first import to the trained network and step after step, and how much
 memory does it take? The same seven trainings by funcnn, by hand in plain JAX, and by other libraries, each as its own
-documentation writes it ([benchmarks](../benchmarks)).
+documentation writes it ([performance.py](../benchmarks/performance.py)).
 
 ```sh
 python3 -m venv .bench && .bench/bin/pip install -r benchmarks/requirements.txt --extra-index-url https://download.pytorch.org/whl/cpu
