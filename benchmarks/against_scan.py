@@ -145,7 +145,7 @@ print(json.dumps({"jax, optax": b - a, "funcnn": time.perf_counter() - b}))
 """
 
 
-def in_process(*arguments: str, settings: dict[str, str] | None = None, limit: float | None = None) -> dict[str, Any]:
+def in_process(*arguments: str, settings: dict[str, str] | None = None, limit: float | None = None) -> Any:
     """What a fresh process printed, as JSON; without a cache of programs, with one of byte code, as users have it.
 
     ``settings`` are added to its environment; after ``limit`` seconds it is ended.

@@ -6,23 +6,21 @@
 Value and gradients, in a ``lax.scan`` as in training; each side is a process of its own, and the sides take turns.
 """
 
-import argparse
 import datetime
-import json
-import os
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from against_scan import ROOT, in_process, machine
+from sided import command, median_seconds
 
 PAGE = ROOT / "docs" / "convolution_times.md"
 OURS, PLAIN, TORCH = "funcnn", "plain", "torch"
 SIDES = (OURS, PLAIN, TORCH)
-STEPS, SECONDS = 4, 0.5
+STEPS = 4
+SECONDS, LEAST = 0.5, 3  # for how long a case is repeated, and how often at least
 
 
 class Case(NamedTuple):
@@ -158,7 +156,7 @@ def in_scan(operation: Callable[[Any, Any], Any], case: Case) -> dict[str, float
     given = jax.device_put(arrays(case))
     program = jax.jit(lambda given: jax.lax.scan(step, given, length=STEPS)).lower(given).compile()
     memory = program.memory_analysis()
-    seconds = median_seconds(lambda: jax.block_until_ready(program(given))) / STEPS
+    seconds = median_seconds(lambda: jax.block_until_ready(program(given)), SECONDS, LEAST) / STEPS
     return {"seconds": seconds, "megabytes": memory.temp_size_in_bytes / 1e6}
 
 
@@ -174,18 +172,7 @@ def eagerly(case: Case) -> dict[str, float]:
             for a, slope in zip(given, slopes, strict=True):
                 a.sub_(slope, alpha=1e-3)
 
-    return {"seconds": median_seconds(call)}
-
-
-def median_seconds(call: Callable[[], Any]) -> float:
-    call()
-    taken: list[float] = []
-    end = time.perf_counter() + SECONDS
-    while time.perf_counter() < end or len(taken) < 3:
-        start = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+    return {"seconds": median_seconds(call, SECONDS, LEAST)}
 
 
 def one(side: str) -> list[dict[str, float]]:
@@ -211,7 +198,7 @@ def measured(rounds: int) -> Found:
     found: dict[str, list[Any]] = {side: [] for side in (*SIDES, WHOLE, CHUNKS)}
     for _ in range(rounds):
         for side, of in found.items():
-            of.append(in_process(__file__, "--side", side)["found"])
+            of.append(in_process(__file__, "--side", side))
     return {
         side: [{key: statistics.median(one[key] for one in case) for key in case[0]} for case in zip(*of, strict=True)]
         for side, of in found.items()
@@ -281,23 +268,9 @@ takes, for a convolution 3x3 of 28x28x64 to 64:
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one round, and no page")
-    parser.add_argument("--side", choices=(*SIDES, WHOLE, CHUNKS), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.side:
-        print(json.dumps({"found": one(options.side)}))
-        return
-    load, rounds = os.getloadavg()[0], 1 if options.quick else options.rounds
-    text = page(measured(rounds), rounds, load)
-    if options.quick:
-        print(text)
-        return
-    PAGE.write_text(text, encoding="utf-8")
-    print(f"written to {PAGE.relative_to(ROOT)}")
+def measured_page(rounds: int, load: float) -> str:
+    return page(measured(rounds), rounds, load)
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__.splitlines()[0], (*SIDES, WHOLE, CHUNKS), one, measured_page, PAGE)

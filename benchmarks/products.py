@@ -6,13 +6,8 @@
 Each side is a process of its own, and the sides take turns.
 """
 
-import argparse
 import datetime
-import json
-import os
-import statistics
 import tempfile
-import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,11 +15,12 @@ from against_scan import ROOT, in_process, machine
 from one_run import RUN, TORCH
 from performance import Job
 from performance import measured as measured_job
+from sided import command, median_seconds
 
 PAGE = ROOT / "docs" / "product_times.md"
 SIDES = ("jax", "torch")
 STEPS = {"jax": RUN, "torch": TORCH}  # the sides of performance.py whose whole step is measured
-SECONDS = 0.3  # for how long each part is repeated, after it was called once
+SECONDS, LEAST = 0.3, 5  # for how long each part is repeated, and how often at least
 
 BATCH, LENGTH, WIDTH, HEADS, BLOCKS, VOCABULARY = 32, 64, 128, 4, 4, 64
 ROWS, PARAMS = BATCH * LENGTH, 809_728
@@ -116,7 +112,7 @@ def by_jax() -> dict[str, Any]:
 
     def timed(call: Any, *given: Any) -> float:
         given = jax.device_put(given)
-        return median_seconds(lambda: jax.block_until_ready(call(*given)))
+        return median_seconds(lambda: jax.block_until_ready(call(*given)), SECONDS, LEAST)
 
     def both_ways(name: str, shape: tuple[int, ...]) -> float:
         [x] = drawn(shape)
@@ -153,27 +149,18 @@ def by_torch() -> dict[str, Any]:
         x = torch.from_numpy(drawn(shape)[0]).requires_grad_()
         if name == "AdamW":
             x.grad = x.detach().clone()
-            return median_seconds(torch.optim.AdamW([x], lr=1e-3, fused=True).step)
+            return median_seconds(torch.optim.AdamW([x], lr=1e-3, fused=True).step, SECONDS, LEAST)
         gradient = torch.from_numpy(drawn(tuple(functions[name](x).shape))[0])
-        return median_seconds(lambda: torch.autograd.grad(functions[name](x), x, gradient))
+        return median_seconds(lambda: torch.autograd.grad(functions[name](x), x, gradient), SECONDS, LEAST)
 
     transposed = forms(lambda x: x.transpose(-1, -2))
     products = [[torch.from_numpy(array) for array in arrays(product)] for product in PRODUCTS]
     return {
-        "products": [[median_seconds(lambda f=f, g=given: f(*g)) for f in transposed] for given in products],
+        "products": [
+            [median_seconds(lambda f=f, g=given: f(*g), SECONDS, LEAST) for f in transposed] for given in products
+        ],
         "parts": [both_ways(name, shape) for name, shape, _ in PARTS],
     }
-
-
-def median_seconds(call: Any) -> float:
-    call()
-    taken: list[float] = []
-    end = time.perf_counter() + SECONDS
-    while time.perf_counter() < end or len(taken) < 5:
-        start = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
@@ -260,23 +247,13 @@ Once; a step has it so many times.
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one round, and no page")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.side:
-        print(json.dumps({"jax": by_jax, "torch": by_torch}[options.side]()))
-        return
-    load, rounds = os.getloadavg()[0], 1 if options.quick else options.rounds
-    text = page(measured(rounds), rounds, load)
-    if options.quick:
-        print(text)
-        return
-    PAGE.write_text(text, encoding="utf-8")
-    print(f"written to {PAGE.relative_to(ROOT)}")
+def one(side: str) -> dict[str, Any]:
+    return {"jax": by_jax, "torch": by_torch}[side]()
+
+
+def measured_page(rounds: int, load: float) -> str:
+    return page(measured(rounds), rounds, load)
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__.splitlines()[0], SIDES, one, measured_page, PAGE)
