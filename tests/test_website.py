@@ -1,11 +1,16 @@
 """The site: built without a warning, every link inside it leads somewhere, nothing is fetched from elsewhere."""
 
+import functools
+import html
 import html.parser
+import http.server
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
+import threading
 import urllib.parse
 from pathlib import Path
 
@@ -96,6 +101,44 @@ def test_what_is_searched_for_is_in_the_index(site):
     index = json.loads((site / "searchindex.js").read_text().removeprefix("Search.setIndex(").removesuffix(")"))
     assert {"dropout", "softmax_cross_entropi"} <= set(index["terms"]) | set(index["titleterms"])
     assert {"index", "readme", "api/layers", "course/01_networks", "gallery"} <= set(index["docnames"])
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.long
+def test_it_works_in_a_browser(site, pages, tmp_path):
+    """No page is wider than a telephone; search, copying without prompts, dark and light, answers that unfold."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("neither chromium nor google-chrome is installed")
+    shutil.copytree(site, tmp_path / "site")
+    shutil.copy(ROOT / "tests" / "browser.html", tmp_path / "site")
+    asked = {"pages": sorted(path.relative_to(site).as_posix() for path in pages), "widths": [320, 1400]}
+    (tmp_path / "site" / "asked.json").write_text(json.dumps(asked))
+    handler = functools.partial(Quiet, directory=str(tmp_path / "site"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/browser.html"
+        flags = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=600000", "--dump-dom")
+        command = [chromium, *flags, f"--user-data-dir={tmp_path / 'profile'}", address]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        server.shutdown()
+    found = json.loads(html.unescape(re.findall(r"<body>(.*)</body>", ended.stdout, re.DOTALL)[0]))
+    assert len(found["wide"]) == 2 * len(pages)
+    assert [place for place, pixels in found["wide"].items() if pixels > 0] == []
+    assert found["searched"][0] == "api/layers.html#funcnn.layers.dropout"
+    assert any(link.startswith("course/15_dropout.html") for link in found["searched"])
+    command, text = found["copied"]
+    assert command == "copy"
+    assert text.startswith("import jax, jax.numpy as jnp\nfrom funcnn import layers\n")
+    assert ">>>" not in text
+    light, dark = ([int(n) for n in re.findall(r"\d+", found["themes"][name])] for name in ("light", "dark"))
+    assert min(light) > 200
+    assert max(dark) < 60
+    assert found["unfolded"][1] > found["unfolded"][0] + 100
 
 
 @pytest.mark.slow
