@@ -14,8 +14,8 @@ def chapters(first: int, last: int) -> list[str]:
     return [f"docs/course/{next(PAGE.parent.glob(f'course/{n:02}_*.md')).name}" for n in numbers]
 
 
-# What they had, or wanted to have: where it is here. A path is a page or an example, which the tests execute; a name
-# with a dot is imported.
+# What they had, or wanted to have: where it is here. A path is a page or an example, which the tests execute, or one of
+# the tests; a name with a dot is one of funcnn, whose docstring has an executed example, or of Optax.
 PROJECTS = {
     "Welcome to Neural Networks in Elixir": (
         "https://github.com/Yashaswini-Sharma/NeuralNetwork",
@@ -25,14 +25,15 @@ PROJECTS = {
             "the network on ten rows of weight and height": ["examples/heights.py"],
             "backpropagation written by hand": ["docs/course/09_backpropagation.md"],
             "binary cross-entropy": ["losses.binary_cross_entropy", "docs/course/16_logistic.md"],
-            "the cost, every so many steps": ["training.fit", "examples/heights.py"],
+            "the cost, every so many steps": ["training.fit", "training.steps"],
             "the lesson: values that are overwritten are lost, values that are returned learn": [
                 "docs/course/23_overwritten.md"
             ],
-            "wanted: ReLU and leaky ReLU": ["layers.relu", "layers.leaky_relu", "docs/course/04_activations.md"],
+            "wanted: ReLU and leaky ReLU": ["layers.relu", "layers.leaky_relu", "examples/activations.py"],
             "wanted: faster updates of the weights": ["training.run", "training.fuse_small_loops", "docs/sweeps.md"],
             "wanted: deeper networks": ["layers.repeat", "models.mlp", "docs/course/03_layers.md"],
-            "wanted: unit tests": ["docs/adding_a_layer.md"],
+            "wanted: unit tests": ["tests/test_laws.py", "tests/test_seeds.py", "docs/adding_a_layer.md"],
+            "an example in Python beside that in Elixir": ["docs/course/23_overwritten.md"],
         },
     ),
     "micrograd in Elixir": (
@@ -49,7 +50,9 @@ PROJECTS = {
             "stochastic gradient descent": ["optax.sgd", "docs/course/10_optimizers.md"],
             "the sum of squared errors": ["losses.squared_error", "docs/course/17_regression.md"],
             "XOR, within 0.08 of the targets": ["examples/xor.py", "examples/playground.py"],
-            "four rows by 3-4-4-1, all tanh, within 0.08 of 1 and -1": ["examples/playground.py"],
+            "four rows by 3-4-4-1, all tanh, within 0.08 of 1 and -1 (there in 50 steps, here in 120)": [
+                "examples/playground.py"
+            ],
         },
     ),
     "Neural networks from scratch": (
@@ -80,7 +83,9 @@ PROJECTS = {
                 "docs/course/10_optimizers.md",
             ],
             "dropout": ["layers.dropout", "docs/course/15_dropout.md"],
-            "accuracy of classes and of numbers": ["metrics.accuracy", "metrics.r_squared"],
+            "accuracy of classes; in place of that of numbers R squared": ["metrics.accuracy", "metrics.r_squared"],
+            "a learning rate that decays": ["training.exponential_decay_schedule", "docs/course/10_optimizers.md"],
+            "looking at the data first": ["docs/course/13_preparing.md", "docs/course/19_digits.md"],
             "a model: add, train, evaluate, predict": [
                 "layers.serial",
                 "training.fit",
@@ -88,13 +93,14 @@ PROJECTS = {
                 "training.predict",
             ],
             "save and load, there by pickle": ["weights.save", "weights.load", "docs/course/21_saving.md"],
-            "a dataset of images, read from files": ["examples/files.py", "docs/course/19_digits.md"],
+            "a dataset of images, read from files": ["examples/files.py"],
             "prediction of one's own pictures": ["docs/course/22_prediction.md"],
         },
     ),
     "micrograd, five experiments on moons": (
         "https://github.com/karpathy/micrograd",
-        "A notebook on Andrej Karpathy's micrograd: one or two hidden layers, three rates, two sizes of batches.",
+        "A notebook whose author we do not know, on Andrej Karpathy's micrograd, to which the heading leads: one or "
+        "two hidden layers, three rates, two sizes of batches.",
         {
             "a network on two half-circles, and its boundary": ["examples/moons.py", "plotting.decision_boundary"],
             "five networks, of one or two hidden layers and three rates, and their accuracy before training": [
@@ -120,7 +126,11 @@ PROJECTS = {
                 "layers.tanh",
                 "layers.identity",
             ],
-            "uniform, Xavier uniform and normal, He": ["layers.with_initializers", "layers.dense"],
+            "uniform, Xavier uniform and normal, He": [
+                "layers.with_initializers",
+                "layers.dense",
+                "docs/course/09_backpropagation.md",
+            ],
             "mse, mae, bce, cce, huber": [
                 "losses.squared_error",
                 "losses.absolute_error",

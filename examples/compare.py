@@ -1,10 +1,9 @@
 """Four networks by funcnn, PyTorch, Keras and scikit-learn: how good, how long the first time, how the loss falls."""
 
 import importlib
-import importlib.util
+import os
 import pathlib
 import time
-import warnings
 from itertools import pairwise
 
 import jax
@@ -16,6 +15,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from funcnn import layers, losses, models, training
 
+os.environ.setdefault("KERAS_BACKEND", "jax")  # without it Keras asks for TensorFlow
 FIGURE = pathlib.Path("figures/compare.png")
 RATE, EPOCHS = 0.01, 300
 TASKS = {  # data, and neurons in the middle
@@ -64,10 +64,9 @@ def by_keras(x, y, hidden, outputs):
 
 
 def by_sklearn(x, y, hidden, outputs):
-    options = {"hidden_layer_sizes": hidden, "activation": "tanh", "alpha": 0.0, "random_state": 0}
-    options |= {"learning_rate_init": RATE, "batch_size": len(x), "max_iter": EPOCHS, "n_iter_no_change": EPOCHS}
-    warnings.simplefilter("ignore")  # it warns that it was told when to stop
-    model = (MLPRegressor if outputs == 1 else MLPClassifier)(**options).fit(x, y.ravel())
+    kind = MLPRegressor if outputs == 1 else MLPClassifier  # by its tol it stops after EPOCHS, without a warning
+    model = kind(hidden_layer_sizes=hidden, activation="tanh", alpha=0.0, batch_size=len(x), learning_rate_init=RATE)
+    model.set_params(random_state=0, tol=1e9, n_iter_no_change=EPOCHS - 2, max_iter=2 * EPOCHS).fit(x, y.ravel())
     said = model.predict(x)[:, None] if outputs == 1 else model.predict_proba(x)
     return said, np.array(model.loss_curve_) * (2 if outputs == 1 else 1)  # its squared error is halved
 
@@ -80,10 +79,11 @@ def main():
         outputs = 1 if name == "diabetes" else int(y.max()) + 1
         y = ((y - y.mean()) / y.std())[:, None].astype(np.float32) if outputs == 1 else y.astype(np.int32)
         for side, train in sides.items():
-            if importlib.util.find_spec(side) is None:
-                print(f"{name:9} {side:8} left out: it is not installed")
+            try:
+                importlib.import_module(side)  # not a part of the time
+            except ImportError as error:
+                print(f"{name:9} {side:8} left out: {error}")
                 continue
-            importlib.import_module(side)  # not a part of the time
             begin = time.perf_counter()
             (said, curve), taken = train(x, y, hidden, outputs), time.perf_counter() - begin
             found = 1 - np.mean((said - y) ** 2) / y.var() if outputs == 1 else np.mean(said.argmax(-1) == y)

@@ -8,6 +8,7 @@ import ast
 import contextlib
 import inspect
 import io
+import math
 import re
 import runpy
 import textwrap
@@ -197,3 +198,13 @@ def test_the_reference_has_every_public_name_with_a_sentence(home):
             assert [a.arg for a in found if a] == list(inspect.signature(values[name]).parameters), name
         if isinstance(values[name], funcnn.core.Layer):
             assert not given, name
+
+
+def test_the_picture_of_the_readme_is_that_of_its_code():
+    """And what is said below it: 64 inputs, 32 neurons, 10 classes; 1,438 digits in batches of 128."""
+    make = runpy.run_path(str(ROOT / "docs" / "pictures" / "make.py"))
+    drawn = (ROOT / "docs" / "pictures" / "run.svg").read_text(encoding="utf-8")
+    assert f"<!-- Source {make['mark']()} -->" in drawn, "python docs/pictures/make.py"
+    weights, steps = 64 * 32 + 32 + 32 * 10 + 10, make["EPOCHS"] * math.ceil(1438 / 128)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{make['MEMBERS']} networks of {weights:,} weights learn to read digits for {steps} steps" in text

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib.util
 import os
 import re
 import subprocess
@@ -47,8 +48,13 @@ CLAIMS = {
     "digits.py": [Claim(r"(?i)test accuracy\D*([\d.]+)", 0.985, 1.0)],
     "experiments.py": [
         Claim(r"^before training, \w+ layers? +([\d.]+) ", 0.4, 0.6, count=2),
-        Claim(r"^[12]\. .* so on (\d+) of 50 .* undecided$", 10, 45, count=2),
-        Claim(r"^[345]\. .* so on (\d+) of 50 .* confirmed$", 46, 50, count=3),
+        Claim(r"^   0.01, one at a time +(\d+) of 50 .*: confirmed$", 46, 50),  # a second layer
+        Claim(r"^   0.1, one at a time +(\d+) of 50 .*: refuted, no clear difference$", 5, 35),
+        Claim(r"^   one layer, one at a time +(\d+) of 50 .*: confirmed$", 46, 50),  # a rate of 0.1
+        Claim(r"^   two layers, one at a time +(\d+) of 50 .*: refuted, no clear difference$", 5, 35),
+        Claim(r"^   (?:one|two) layers?, 0\.0?1 +(\d+) of 50 .*: confirmed$", 43, 50, count=4),
+        Claim(r"^   one at a time +(\d+) of 50 .*: confirmed$", 46, 50, count=2),
+        Claim(r"^   all at once +(\d+) of 50 .*: confirmed$", 30, 50, count=2),
     ],
     "files.py": [
         Claim(r"^test accuracy ([\d.]+)", 0.95, 1.0),
@@ -170,6 +176,17 @@ def test_an_example_keeps_its_claims(name):
         found = re.findall(claim.pattern, done.stdout, re.MULTILINE)
         assert len(found) == claim.count, f"{claim.pattern}\n{done.stdout}"
         assert all(claim.low <= float(number) <= claim.high for number in found), f"{claim.pattern}\n{done.stdout}"
+
+
+@pytest.mark.slow
+def test_compare_leaves_out_with_a_line_what_is_not_installed():
+    """Each of the four sides has a line on each of the four networks: what it reached, or that it is not there."""
+    done, _ = executed("compare.py")
+    for side in ("funcnn", "torch", "keras", "sklearn"):
+        lines = re.findall(rf"^(?:XOR|moons|iris|diabetes) +{side} +(.*)$", done.stdout, re.MULTILINE)
+        there = importlib.util.find_spec(side) is not None
+        wanted = r"[\d.]+ after 300 epochs, loss " if there else f"left out: No module named '{side}'$"
+        assert [bool(re.match(wanted, line)) for line in lines] == [True] * 4, done.stdout
 
 
 def rows_of_the_readme():

@@ -1,10 +1,12 @@
 """What the five projects had or promised is here: each place on the page exists, and is run by the tests."""
 
 import importlib
+import re
 import runpy
 from pathlib import Path
 
 import pytest
+from catalogue import LAYERS
 from test_course import CHAPTERS
 from test_documents import DOCUMENTS
 from test_examples import CLAIMS
@@ -18,6 +20,11 @@ ROWS = [
     for place in here
 ]
 PAGES = {path.relative_to(ROOT).as_posix() for path in [*DOCUMENTS, *CHAPTERS]}
+FACTORIES = {row.factory for row in LAYERS}  # which the laws are about
+CODE = "\n".join(
+    "\n".join(re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE))
+    for path in [*DOCUMENTS, *CHAPTERS]
+)
 EXECUTED = PAGES | {f"examples/{name}" for name in CLAIMS}
 
 
@@ -32,9 +39,15 @@ def test_there_are_five_projects_and_nothing_without_a_place():
 
 @pytest.mark.parametrize("place", sorted({place for *_, place in ROWS}))
 def test_each_place_is_there_and_is_run(place):
+    """A page or an example is executed; a name has an example, is in the catalogue, or stands on such a page."""
+    if place.startswith("tests/"):
+        assert "\ndef test_" in (ROOT / place).read_text(encoding="utf-8")
+        return
     if "/" in place:
         assert place in EXECUTED
         return
     home, name = place.split(".")
     module = importlib.import_module("optax" if home == "optax" else f"funcnn.{home}")
-    assert getattr(module, name) is not None
+    example = home != "optax" and ">>>" in (getattr(module, name).__doc__ or "")
+    assert hasattr(module, name)
+    assert example or name in FACTORIES or re.search(rf"\b{home}\.{name}\b", CODE)

@@ -4,6 +4,7 @@ Run it with ``python docs/pictures/make.py``; it takes about half a minute. The 
 now. The colours follow the reader's light or dark mode.
 """
 
+import hashlib
 import math
 import pathlib
 
@@ -29,6 +30,11 @@ STYLE = """
   text { font-family: -apple-system, "Segoe UI", Helvetica, Arial, "DejaVu Sans", sans-serif; font-size: 13px }
   .code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace }
 """
+
+
+def mark():
+    """What the picture says of the code that drew it: a sum over this file."""
+    return hashlib.sha256(pathlib.Path(__file__).read_bytes()).hexdigest()[:16]
 
 
 def measured():
@@ -115,7 +121,7 @@ def drawn(rates, curves, slopes):
         parts.append(f'<rect x="{x}" y="522" width="106" height="32" rx="16" class="pill"/>')
         parts.append(text(x + 53, 543, verb, "ink", size=14))
     head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 590" width="960" height="590" role="img">'
-    return "\n".join([head, f"<style>{STYLE}</style>", *parts, "</svg>\n"])
+    return "\n".join([head, f"<!-- Source {mark()} -->", f"<style>{STYLE}</style>", *parts, "</svg>\n"])
 
 
 if __name__ == "__main__":
