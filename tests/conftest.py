@@ -29,12 +29,14 @@ def pytest_configure(config):
         raise pytest.UsageError("FUNCNN_REQUIRE_ORACLES is set and torch is missing; pip install 'funcnn[oracles]'")
 
 
-# What is measured to be slow, by ``python tests/slow.py``: in each line the name of a test, and of how many of its
-# cases one is of every day, beginning with the first; 0 where none is.
-SLOW = {
-    name: int(step)
-    for step, name in (line.split() for line in (Path(__file__).parent / "slow.txt").read_text().splitlines())
-}
+def listed(name):
+    """A list by ``python tests/slow.py``: of how many cases of a test one stays, the first of them; 0 where none."""
+    lines = (Path(__file__).parent / name).read_text().splitlines()
+    return {test: int(step) for step, test in map(str.split, lines)}
+
+
+SLOW = listed("slow.txt")  # what is measured to be too slow for every day
+LONG = listed("long.txt")  # and of that, what is too slow for CI
 
 # The files that take longest, each as a whole in one process: begun last, one of them would keep the others waiting.
 LONGEST = (
@@ -46,9 +48,9 @@ LONGEST = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The longest files first; and what is slow tests: most cases of some tests, and the examples of the layers."""
+    """The longest files first; and slow and long are: most cases of some tests, and the examples of the layers."""
     place = {name: i for i, name in enumerate(LONGEST)}
-    cases = Counter()
+    cases, slow_cases = Counter(), Counter()
     for item in items:
         name = item.nodeid.split("[")[0]
         if name in SLOW and not any(map(item.get_closest_marker, ("slow", "long"))):
@@ -57,6 +59,10 @@ def pytest_collection_modifyitems(items):
             cases[name] += 1
         if isinstance(item, pytest.DoctestItem) and "layers" in item.path.parts:
             item.add_marker(pytest.mark.slow)
+        if name in LONG and item.get_closest_marker("slow") and not item.get_closest_marker("long"):
+            if not LONG[name] or slow_cases[name] % LONG[name]:
+                item.add_marker(pytest.mark.long)
+            slow_cases[name] += 1
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 

@@ -1,9 +1,11 @@
-"""Writes slow.txt: which tests, and how many of their cases, are left out of the tests of every day.
+"""Writes slow.txt and long.txt: what is left out of the tests of every day, and of those of CI.
 
     pytest --durations=0 --durations-min=0.02 > LOG; python tests/slow.py LOG
+    pytest -m "slow and not long" --durations=0 --durations-min=0.02 > LOG; python tests/slow.py --long LOG
 
-Reads how long each test took, and adds those that take longest to what is in slow.txt, whose lines stay: they may be
-changed by hand. The tests of every day are to take less than five minutes on two cores.
+Reads how long each test took, and adds those that take longest to the list, whose lines stay: they may be changed by
+hand. A line has the name of a test, and of how many of its cases one stays, beginning with the first; 0 where none
+does. The tests of every day are to take less than five minutes on two cores, and all of CI less than forty.
 """
 
 import math
@@ -11,20 +13,60 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
-LIST = Path(__file__).with_name("slow.txt")
-CASES, ONE = 1.0, 1.5  # seconds that the cases of one test may take, and a test that has one
-KEPT = (  # whatever they take: what the library promises above all
+
+class Bound(NamedTuple):
+    """How much time tests may take, and those that stay whatever they take: of several cases the first."""
+
+    path: Path
+    cases: float  # seconds that all cases of a test may take
+    one: float  # and a test that has one
+    kept: tuple[str, ...]
+
+
+# What the library promises above all, and documents, examples and laws, which have a choice of their own.
+DAILY = Bound(
+    Path(__file__).with_name("slow.txt"),
+    1.0,
+    1.5,
+    (
+        "tests/test_everyday.py::test_the_law_holds",
+        "tests/test_interrupts.py::test_killed_at_random_and_resumed_each_time",
+        "tests/test_checkpoints.py::test_a_run_that_goes_on_is_the_run_that_was_never_cut",
+        "tests/test_stores.py::test_a_full_disk_ends_the_run_and_keeps_what_was_there",
+        "tests/test_golden.py::test_a_checkpoint_is_gone_on_with",
+        "tests/test_architecture.py::test_importing_the_library_imports_nothing_heavy",
+    ),
+)
+IN_CI = Bound(
+    Path(__file__).with_name("long.txt"),
+    10.0,
+    18.0,
+    (
+        "tests/test_documents.py::test_every_snippet_runs_and_prints_what_is_shown",
+        "tests/test_examples.py::test_an_example_keeps_its_claims",
+        "tests/test_examples.py::test_an_example_prints_as_a_notebook_what_it_prints_as_a_script",
+        "tests/test_notebooks.py::test_a_chapter_prints_what_its_page_shows_and_draws_its_picture",
+        "tests/test_website.py::test_every_link_leads_to_a_page_and_a_place_in_it",
+        "tests/test_caching.py::test_the_second_process_compiles_nothing_and_damage_is_mended",
+        "tests/test_recurrent.py::test_any_lengths_agree_with_packed_sequences",
+    ),
+)
+FIRST_CASES = (  # of these one case stays in CI, whatever it takes
     "tests/test_everyday.py::test_the_law_holds",
-    "tests/test_interrupts.py::test_killed_at_random_and_resumed_each_time",
+    "tests/test_law.py::test_members_of_a_map_are_runs_and_those_of_vmap_to_rounding",
+    "tests/test_sweeps.py::test_a_member_is_the_run_with_its_hyperparameters_and_its_key",
+    "tests/test_sweeps.py::test_each_member_stops_where_its_own_rule_says",
     "tests/test_checkpoints.py::test_a_run_that_goes_on_is_the_run_that_was_never_cut",
-    "tests/test_stores.py::test_a_full_disk_ends_the_run_and_keeps_what_was_there",
-    "tests/test_golden.py::test_a_checkpoint_is_gone_on_with",
-    "tests/test_architecture.py::test_importing_the_library_imports_nothing_heavy",
+    "tests/test_interrupts.py::test_a_signal_ends_a_run_with_all_of_it_saved",
+    "tests/test_exporting.py::test_a_whole_run_gives_the_same_bits_without_funcnn",
+    "tests/test_many_members.py::test_256_members_side_by_side_end_where_a_loop_over_all_of_them_ends",
+    "tests/test_attention.py::test_decoding_with_the_cache_is_the_full_pass",
 )
 
 
-def chosen(log: str) -> dict[str, int]:
+def chosen(log: str, bound: Bound) -> dict[str, int]:
     """The tests that take too long, and of how many cases of each one may stay: 0 where there is only one."""
     seconds: Counter[str] = Counter()
     calls: Counter[str] = Counter()
@@ -34,16 +76,19 @@ def chosen(log: str) -> dict[str, int]:
     steps: dict[str, int] = {}
     for name, total in seconds.items():
         count = calls[name]
-        if name in KEPT or total < (CASES if count > 1 else ONE):
+        if name in bound.kept or "test_laws.py" in name or total < (bound.cases if count > 1 else bound.one):
             continue
-        steps[name] = math.ceil(count / max(1, round(CASES * count / total))) if count > 1 else 0
+        steps[name] = math.ceil(count / max(1, round(bound.cases * count / total))) if count > 1 else 0
+        if bound is IN_CI and count > 1 and steps[name] == count and total > bound.one * count:
+            steps[name] = count if name in FIRST_CASES else 0
     return {name: step for name, step in steps.items() if step != 1}
 
 
 def main() -> None:
-    known = dict(reversed(line.split()) for line in LIST.read_text().splitlines()) if LIST.exists() else {}
-    known = {name: str(step) for name, step in chosen(Path(sys.argv[1]).read_text()).items()} | known
-    LIST.write_text("".join(f"{step} {name}\n" for name, step in sorted(known.items())))
+    bound = IN_CI if "--long" in sys.argv else DAILY
+    known = dict(reversed(line.split()) for line in bound.path.read_text().splitlines()) if bound.path.exists() else {}
+    known = {name: str(step) for name, step in chosen(Path(sys.argv[-1]).read_text(), bound).items()} | known
+    bound.path.write_text("".join(f"{step} {name}\n" for name, step in sorted(known.items())))
 
 
 if __name__ == "__main__":

@@ -47,13 +47,6 @@ def test_a_picture_is_that_of_the_code_above_it(path):
 
 
 @every_chapter
-def test_every_printed_line_is_shown(path):
-    """A block that prints, and is not followed by what it prints, is checked by nobody."""
-    parts = re.findall(r"^```python\n(.*?)^```\n+(```text\n)?", path.read_text(), re.DOTALL | re.MULTILINE)
-    assert [code for code, shown in parts if re.search(r"^\s*print\(", code, re.MULTILINE) and not shown] == []
-
-
-@every_chapter
 def test_each_chapter_leads_to_the_next_one(path):
     following = CHAPTERS[CHAPTERS.index(path) + 1 :][:1]
     assert re.findall(r"^Next: \[.*\]\((.*)\)$", path.read_text(), re.MULTILINE) == [other.name for other in following]

@@ -200,6 +200,13 @@ def test_the_reference_has_every_public_name_with_a_sentence(home):
             assert not given, name
 
 
+@every_document
+def test_every_printed_line_is_shown(path):
+    """A block that prints, and is not followed by what it prints, is checked by nobody."""
+    parts = re.findall(r"^```python\n(.*?)^```\n+(```text\n)?", path.read_text(), re.DOTALL | re.MULTILINE)
+    assert [code for code, shown in parts if re.search(r"^\s*print\(", code, re.MULTILINE) and not shown] == []
+
+
 def test_the_picture_of_the_readme_is_that_of_its_code():
     """And what is said below it: 64 inputs, 32 neurons, 10 classes; 1,438 digits in batches of 128."""
     make = runpy.run_path(str(ROOT / "docs" / "pictures" / "make.py"))

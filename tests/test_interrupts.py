@@ -88,10 +88,12 @@ def killed(folder, name, wanted, kills, seed, compiled):
 
 
 def newest(folder):
-    try:
-        return max((int(path.name) for path in folder.rglob("steps/*")), default=0)
-    except FileNotFoundError:  # deleted while it was looked at
-        return -1
+    """The step of the newest checkpoint, 0 where there is none."""
+    while True:
+        try:
+            return max((int(path.name) for path in folder.rglob("steps/*")), default=0)
+        except FileNotFoundError:  # something was deleted while it was looked at
+            continue
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_init_is_the_same_program_compiled_and_mapped(row: LayerRow) -> None:
 # ---- apply ---------------------------------------------------------------------------------------------------------
 
 
-@over(LAYERS)
+@over(LAYERS, half=True)
 def test_compiled_equals_eager_and_traces_once(row: LayerRow) -> None:
     """At rest and training in one program: most layers compute the same in both, which is compiled once."""
     x = jnp.asarray(row.input())
