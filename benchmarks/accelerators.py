@@ -90,11 +90,14 @@ def measurements(names: list[str], sides: list[str], options: argparse.Namespace
     records = [record for record in known if "failed" not in record and record["small"] == options.small]
     done = {Job(*(record[field] for field in Job._fields)) for record in records}
     todo = [job for job in jobs(names, sides, options.rounds) if job not in done]
+    if known and not options.keep.read_text(encoding="utf-8").endswith("\n"):
+        with options.keep.open("a", encoding="utf-8") as file:  # after a line that was cut off
+            file.write("\n")
     operations = counted([name for name in names if any(job.name == name for job in todo)], options.small)
     for i, job in enumerate(todo):
         found = found_by("train", job.side, job.name, settings(job, options, operations[job.name]))
         records.append(job._asdict() | {"small": options.small, "operations": operations[job.name]} | found)
-        kept(records[-1:], options.keep)
+        kept(records[-1:], None if options.trace else options.keep)  # a profile takes time as well
         rate = found.get("steps_per_second")
         said = f"failed: {found['failed']}" if rate is None else f"{rate:.4g} steps a second"
         print(f"{i + 1} of {len(todo)}: {job.name} {job.side} {job.round}: {said}", file=sys.stderr, flush=True)
@@ -191,10 +194,10 @@ The share of the peak is that of products of bfloat16 without sparsity, whatever
 operations of a step are those of `inspection.summary`, forward and backward, the same for all sides and without what is
 computed again. JAX computes the blocks of GPT again for the gradient, PyTorch keeps them. The attention of GPT is
 flash attention on all sides on a GPU, in JAX that of cuDNN. Products of float32 are TensorFloat-32 on a GPU. By funcnn
-the MLPs and W7 are a sweep, which is driven from the host: that costs some hundredths of a second a call. The first
+the MLPs and W7 are a sweep, which is driven from the host: that costs about a tenth of a second a call. The first
 call is from data in the memory of the host to the first result, with all that is compiled. The losses are of the first
 epoch that was trained and of the last one; of W1 to W7, of all rows after training. Memory is the most that the arrays
-of a process had at once, where the device says so. `torch.compile` is measured of the larger workloads.
+of a process had at once, where the device says so.
 
 {table(records)}
 """

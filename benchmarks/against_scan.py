@@ -270,16 +270,16 @@ smaller last batch, the loss of each epoch as all that is reported.
 
 {titles}
 
-By hand, W5 has its convolution gradients written out in the one form that XLA runs fast inside a loop on a CPU, and
-`reduce_window` for pooling; with the gradients that JAX derives it would be about nine times slower.
+By hand, W5 has its convolution gradients written out in a form that XLA runs well inside a loop on a CPU, and
+`reduce_window` for pooling; with the gradients that JAX derives it would be several times slower.
 
 ```sh
 python benchmarks/against_scan.py
 ```
 
 wrote this page on {datetime.date.today()}: {machine()}, float32; load of the machine before it began {load:.1f}. Times
-depend on the machine, ratios much less. A ratio above its bar is bold. In brackets: the median of the ratios of
-neighbouring measurements, which a load that comes and goes disturbs least.
+depend on the machine, and ratios on what else it does. A ratio above its bar is bold. In brackets: the median of the
+ratios of neighbouring measurements, which a load that comes and goes disturbs least.
 
 ## Steady state
 
@@ -290,7 +290,8 @@ sides take turns, each is waited for; medians.
 {chr(10).join(rows)}
 
 `fit` is driven from the host: before a run it checks every number in the data, then it looks up between chunks of
-steps. That costs some milliseconds a run, whatever its length.
+steps. That costs some milliseconds a run, more of much data, and a few percent of the time of a large network, whose
+memory is new in each chunk.
 
 ## Time to the first result
 

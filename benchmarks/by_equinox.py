@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from workloads import Workload, rates
+from workloads import Workload, rates, seeds
 
 WORKLOADS = ("W1", "W2", "W3", "W4", "W5", "W6", "W7")
 
@@ -215,7 +215,7 @@ def ensemble(
         opt_state.hyperparams["learning_rate"] = rate
         return model, opt_state
 
-    keys = jax.random.split(jax.random.key(seed), work.members)
+    keys = jax.random.split(jax.random.key(seed), 4)[seeds(work.members)]
     arrays, static = eqx.partition(created(keys, rates(work.members)), eqx.is_array)
     flat, structure = jax.tree.flatten(arrays)
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import transformer_by_hand
-from workloads import Workload, rates
+from workloads import Workload, rates, seeds
 
 Params = Any
 
@@ -173,7 +173,7 @@ def program(name: str, work: Workload) -> Callable[[Any, Any, Any], Params]:
 
     @jax.jit
     def ensemble(key: Any, x: Any, y: Any) -> Any:
-        keys = jax.random.split(key, work.members)
+        keys = jax.random.split(key, 4)[seeds(work.members)]
         return jax.vmap(member, in_axes=(0, 0, None, None))(keys, rates(work.members), x, y)
 
     return ensemble if name == "W7" else jax.jit(partial(run, net))

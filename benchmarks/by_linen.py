@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax.training.train_state import TrainState
-from workloads import Workload, rates
+from workloads import Workload, rates, seeds
 
 WORKLOADS = ("W1", "W2", "W3", "W4", "W5", "W6", "W7")
 
@@ -169,7 +169,7 @@ def ensemble(
         return updated(state, squared, x, y)
 
     forward = jax.jit(jax.vmap(network.apply, in_axes=(0, None)))
-    state = init(jax.random.split(jax.random.key(seed), work.members), rates(work.members))
+    state = init(jax.random.split(jax.random.key(seed), 4)[seeds(work.members)], rates(work.members))
 
     def train() -> None:
         nonlocal state

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from by_hand import NETWORKS, WORKLOADS, ByHand, forward
-from workloads import Workload, rates
+from workloads import Workload, rates, seeds
 
 __all__ = ["WORKLOADS", "started"]
 
@@ -42,7 +42,8 @@ def programs(name: str, members: int) -> tuple[Callable[..., Any], Callable[...,
         return jax.vmap(member, in_axes=(0, 0, None, None))(state, rates(members), x, y)
 
     if name == "W7":
-        return jax.jit(lambda key: jax.vmap(init)(jax.random.split(key, members))), jax.jit(ensemble, donate_argnums=0)
+        begun = jax.jit(lambda key: jax.vmap(init)(jax.random.split(key, 4)[seeds(members)]))
+        return begun, jax.jit(ensemble, donate_argnums=0)
     return jax.jit(init), jax.jit(partial(step, net), donate_argnums=0)
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from workloads import Workload, rates
+from workloads import Workload, rates, seeds
 
 WORKLOADS = ("W1", "W2", "W3", "W4", "W5", "W6", "W7")
 
@@ -179,7 +179,7 @@ def ensemble(
         optimizer.opt_state.hyperparams["learning_rate"][...] = rate
         return model, optimizer
 
-    model, optimizer = created(jax.random.split(jax.random.key(seed), work.members), rates(work.members))
+    model, optimizer = created(jax.random.split(jax.random.key(seed), 4)[seeds(work.members)], rates(work.members))
 
     @partial(nnx.vmap, in_axes=(0, 0, None, None), graph=False)
     def step(model: nnx.Module, optimizer: nnx.Optimizer, x: Any, y: Any) -> Any:

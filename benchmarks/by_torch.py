@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from workloads import Workload, rates
+from workloads import Workload, rates, seeds
 
 WORKLOADS = ("W1", "W2", "W3", "W4", "W5", "W6", "W7")
 
@@ -82,7 +82,7 @@ class Transformer(nn.Module):
 @torch.no_grad()
 def initialised(model: nn.Module) -> nn.Module:
     """The model with Glorot uniform kernels and zero biases."""
-    for module in model.modules():
+    for module in reversed(list(model.modules())):  # what is inside of a module before the module itself
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
@@ -135,7 +135,7 @@ def batches(x: Tensor, y: Tensor, size: int | None) -> Iterator[tuple[Tensor, Te
     if size is None:
         yield x, y
         return
-    for rows in torch.randperm(len(x)).split(size):
+    for rows in torch.randperm(len(x), device=x.device).split(size):
         yield x[rows], y[rows]
 
 
@@ -164,7 +164,7 @@ def started(
                 value = loss(outputs(x), y)
                 value.backward()
                 optimizer.step()
-                total += value.item() * len(x)
+                total += (value.detach() if value.is_cuda else value.item()) * len(x)  # a GPU is not waited for
             history.append(total / len(inputs))
 
     @torch.inference_mode()
@@ -178,8 +178,8 @@ def ensemble(
     work: Workload, x: Tensor, y: Tensor, compiled: bool
 ) -> tuple[Callable[[], None], Callable[[np.ndarray], np.ndarray]]:
     member_rates = torch.from_numpy(rates(work.members))
-    template = xor()
-    stacked, buffers = torch.func.stack_module_state([initialised(xor()) for _ in range(work.members)])
+    template, begun = xor(), [initialised(xor()) for _ in range(4)]
+    stacked, buffers = torch.func.stack_module_state([begun[i] for i in seeds(work.members)])
 
     def forward(params: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
         return torch.func.functional_call(template, (params, buffers), (x,))

@@ -25,6 +25,7 @@ from against_scan import machine, marked, ratio
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "checkpoint_times.md"
 BAR = 1.05
+REPEATS = 7
 SIZES = 1, 10, 100  # megabytes of all that is saved
 
 # ---- digits.py -------------------------------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ def page(digit_rows: list[str], save_rows: list[str], load: float, repeats: int)
 # Times of checkpoints
 
 ```sh
-python benchmarks/checkpoints.py
+python benchmarks/checkpoints.py{"" if repeats == REPEATS else f" --repeats {repeats}"}
 ```
 
 wrote this page on {datetime.date.today()}: {machine()}; load of the machine before it began {load:.1f}. What is above
@@ -141,7 +142,7 @@ of {repeats}.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="once each, small, and no page")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)  # what a fresh process is started with
     options = parser.parse_args()
     if options.child:

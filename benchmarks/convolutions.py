@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from against_scan import ROOT, in_process, machine
-from sided import command, median_seconds
+from sided import called, command, median_seconds
 
 PAGE = ROOT / "docs" / "convolution_times.md"
 OURS, PLAIN, TORCH = "funcnn", "plain", "torch"
@@ -244,7 +244,7 @@ operations of JAX, whose gradients are plain loops inside a `scan`? The mean of 
 images and kernel, which are changed at every step, batches of 32 where nothing is said, float32, padding `"SAME"`.
 
 ```sh
-.bench/bin/python benchmarks/convolutions.py
+.bench/bin/{called("convolutions", rounds)}
 ```
 
 wrote this page on {datetime.date.today()}: {machine(("torch",))}; load of the machine before it began {load:.1f};
@@ -268,9 +268,5 @@ takes, for a convolution 3x3 of 28x28x64 to 64:
 """
 
 
-def measured_page(rounds: int, load: float) -> str:
-    return page(measured(rounds), rounds, load)
-
-
 if __name__ == "__main__":
-    command(__doc__.splitlines()[0], (*SIDES, WHOLE, CHUNKS), one, measured_page, PAGE)
+    command(__doc__.splitlines()[0], (*SIDES, WHOLE, CHUNKS), one, measured, page, PAGE)

@@ -86,7 +86,7 @@ def resnet(size: Large) -> nn.Module:
 @torch.no_grad()
 def initialised(model: nn.Module) -> nn.Module:
     """The model with Glorot uniform kernels and zero biases, as the other sides begin."""
-    for module in model.modules():
+    for module in reversed(list(model.modules())):  # what is inside of a module before the module itself
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
@@ -256,6 +256,6 @@ def on_device(module: ModuleType) -> Any:
             if DEVICE.type == "cuda":
                 torch.cuda.synchronize()
 
-        return moved(waited), moved(predict)
+        return waited, moved(predict)  # between the steps nothing is intercepted
 
     return SimpleNamespace(started=started)

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from clock import seconds_of
 from one_run import result
 from workloads import WORKLOADS, data
 
@@ -232,13 +233,8 @@ def trained(
     train, steps, loss = start()
     losses = [train()]
     first_call = time.perf_counter() - begin
-    taken: list[float] = []
     with traced(side, trace):
-        end = time.perf_counter() + (0 if trace else seconds)
-        while len(taken) < LEAST or time.perf_counter() < end:
-            begin = time.perf_counter()
-            losses.append(train())
-            taken.append(time.perf_counter() - begin)
+        taken = seconds_of(lambda: losses.append(train()), 0 if trace else seconds, LEAST)
     found = {"steps_per_second": steps / statistics.median(taken), "steps": steps, "first_call": first_call}
     found |= device(side)
     peak = peak or peak_of(found["device"])

@@ -17,6 +17,7 @@ import time
 from typing import Any, NamedTuple
 
 import numpy as np
+from clock import seconds_of
 from workloads import WORKLOADS, Workload
 
 
@@ -114,12 +115,7 @@ def trained(side: str, name: str, arrays: str, seed: int, started: float, second
     first, process = time.perf_counter() - begin, time.time() - started
     memory["trained"] = peak()
     loss, accuracy = result(name, predict, x, y)
-    taken: list[float] = []
-    end = time.perf_counter() + seconds
-    while seconds and (time.perf_counter() < end or len(taken) < LEAST):
-        begin = time.perf_counter()
-        train()
-        taken.append(time.perf_counter() - begin)
+    taken = seconds_of(train, seconds, LEAST) if seconds else []
     memory["end"] = peak()
     found = {"process": process, "first": first, "steady": statistics.median(taken) if taken else None}
     steps = work.steps(len(x))

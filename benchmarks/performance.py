@@ -1,8 +1,9 @@
-"""Seven workloads by funcnn, by hand and by seven other libraries or ways to call them: docs/performance.md.
+"""Seven workloads by funcnn, by hand in JAX, and by five other libraries: docs/performance.md.
 
-    python benchmarks/performance.py                 all of it, an hour or two; writes the page
+    python benchmarks/performance.py                 all of it, two hours; writes performance.jsonl and the page
     python benchmarks/performance.py --keep FILE     keeps each result in a file, and skips those that are there
-    python benchmarks/performance.py --from FILE     writes the page from such a file and measures nothing
+    python benchmarks/performance.py --from FILE     writes them from such a file, measuring nothing; without FILE
+                                                     the page from performance.jsonl
     python benchmarks/performance.py --quick --workloads W1,W3 --sides run,scan,torch
 
 Each measurement is a fresh process (one_run.py); in each round, which has a seed of its own, workloads and sides take
@@ -30,6 +31,7 @@ from performance_page import BLOCKS, page, with_glance
 from workloads import WORKLOADS, data
 
 PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
+RECORDS = ROOT / "benchmarks" / "performance.jsonl"  # what the page is of, measurement by measurement
 ONE = str(ROOT / "benchmarks" / "one_run.py")
 PEERS = ("flax", "equinox", "keras", "torch", "scikit-learn")
 STEADY_SECONDS = 3
@@ -138,10 +140,14 @@ def in_short(record: Record) -> str:
     )
 
 
+def lines(records: Iterable[Record]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
 def kept(records: Iterable[Record], keep: pathlib.Path | None) -> None:
     if keep:
         with keep.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
+            file.write(lines(records))
 
 
 def read(path: pathlib.Path) -> list[Record]:
@@ -163,17 +169,27 @@ def chosen(given: str, known: Iterable[str], parser: argparse.ArgumentParser) ->
     return names
 
 
+def revision() -> str:
+    """Of the code that is measured; whether it was changed since."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
 def begun(keep: pathlib.Path | None, parser: argparse.ArgumentParser) -> list[Record]:
     """What was measured before, on this machine; the first record says on which one, and when."""
-    here = machine(PEERS)
+    here, code = machine(PEERS), revision()
     known = read(keep) if keep and keep.exists() else []
     if keep and keep.exists() and not keep.read_text(encoding="utf-8").endswith("\n"):
         with keep.open("a", encoding="utf-8") as file:  # after a line that was cut off
             file.write("\n")
     if known and known[0].get("machine") != here:
         parser.error(f"{keep} is of another machine or of other versions: {known[0].get('machine')}, and not {here}")
+    if known and known[0].get("code") != code:
+        parser.error(f"{keep} is of another revision of funcnn: {known[0].get('code')}, and not {code}")
     if not known:
         known = [{"kind": "machine", "machine": here, "date": str(datetime.date.today()), "load": os.getloadavg()[0]}]
+        known[0] |= {"code": code}
         kept(known, keep)
     return known
 
@@ -186,7 +202,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20, help="of the table of final losses; 0 leaves it out")
     parser.add_argument("--quick", action="store_true", help="one round, no table of final losses, and no page")
     parser.add_argument("--keep", type=pathlib.Path, help="a file to which each result is added")
-    parser.add_argument("--from", type=pathlib.Path, dest="source", help="a file of results, instead of measuring")
+    help_from = "a file of results, instead of measuring; without a name performance.jsonl"
+    parser.add_argument("--from", type=pathlib.Path, nargs="?", const=RECORDS, dest="source", help=help_from)
     options = parser.parse_args()
     names, sides = chosen(options.workloads, WORKLOADS, parser), chosen(options.sides, SIDES, parser)
     if options.source:
@@ -199,9 +216,10 @@ def main() -> None:
     if options.quick or not (options.source or (set(names) == set(WORKLOADS) and set(sides) == set(SIDES))):
         print(text)
         return
+    RECORDS.write_text(lines(records), encoding="utf-8")
     PAGE.write_text(text, encoding="utf-8")
     README.write_text(with_glance(README.read_text(encoding="utf-8"), records), encoding="utf-8")
-    print(f"written to {PAGE.relative_to(ROOT)} and to the table of README.md")
+    print(f"written to {RECORDS.relative_to(ROOT)}, {PAGE.relative_to(ROOT)} and the table of README.md")
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def titled_side(side: str, name: str) -> str:
 # ---- the table of bars -----------------------------------------------------------------------------------------------
 
 BARS_HEAD = """\
-| | of funcnn | beside | ratio | at most | single rounds |
+| | funcnn | compared with | ratio | target | single rounds |
 |---|---|---|---|---|---|"""
 
 
@@ -170,7 +170,7 @@ SHORT = {
     "W7": "XOR, 256 runs",
 }
 GLANCE_HEAD = """\
-| funcnn / others | step / scan | `fit` / scan | step / PyTorch | step / fastest library | process / fastest library |
+| funcnn / others | step / scan | `fit` / scan | step / PyTorch eager | step / fastest | process / fastest |
 |---|---|---|---|---|---|"""
 
 
@@ -237,6 +237,8 @@ def side_row(records: Records, side: str, name: str) -> str | None:
         return f"| {titled_side(side, name)} | {failed[-1]} | | | | | | | |" if failed else None
     notes = [f"{taken[0]['members']} runs, times scaled"] if times_more(taken[0]) > 1 else []
     notes += [f"{len(taken)} rounds"] if len(taken) < rounds_of(records) else []
+    tried = {r["round"] for r in records if (r["kind"], r.get("side"), r.get("name")) == ("train", side, name)}
+    notes += [f"{len(tried) - len(taken)} failed"] if len(tried) > len(taken) else []
     title = titled_side(side, name) + (f" ({'; '.join(notes)})" if notes else "")
     mine, process, best = steady(records, side, name), whole(records, side, name), fastest(records, name, whole)
     cells = [
@@ -298,15 +300,16 @@ def page(records: Records) -> str:
     """The whole page; what was not measured says so."""
     about = next((record for record in records if record["kind"] == "machine"), None)
     wrote = f"{about['date']}: {about['machine']}, float32; load of the machine before it began {about['load']:.1f}"
-    rounds = rounds_of(records)
+    wrote += f"; funcnn {about['code']}" if "code" in about else ""
+    wrote = textwrap.fill(f"wrote this page on {wrote}; {rounds_of(records)} rounds. {MACHINES}", 120)
     bars = bar_rows(records)
     sections = "\n".join(workload_section(records, name) for name in WORKLOADS)
     times = ", ".join(f"{blocks} blocks {number(compile_seconds(records, blocks), 2)} s" for blocks in BLOCKS)
     return f"""\
 # Performance
 
-How fast does a network get trained, from the first import to the trained network and step after step, and how much
-memory does it take? The same seven trainings by funcnn, by hand in plain JAX, and by other libraries, each as its own
+How fast does a network train, from the first import to the trained network and step after step, and how much memory
+does it take? The same seven trainings by funcnn, by hand in plain JAX, and by other libraries, each as its own
 documentation writes it ([performance.py](../benchmarks/performance.py)).
 
 ```sh
@@ -314,26 +317,27 @@ python3 -m venv .bench && .bench/bin/pip install -r benchmarks/requirements.txt 
 .bench/bin/python benchmarks/performance.py
 ```
 
-wrote this page on {wrote}; {rounds} rounds. Times depend on the machine, ratios much less.
+{wrote}
 
 {chr(10).join(titled(name) for name in WORKLOADS)}
 
 ## In short
 
-Ratios of medians: what funcnn takes, divided by what stands beside it. Fused is a program that begins with
-`training.fuse_small_loops()`; nothing else is set.
+Ratios of medians: what funcnn takes, divided by what the other side takes. Fused is a program that begins with
+`training.fuse_small_loops()`; nothing else is set, and the column of `fit` is without it.
 
 {glance(records)}
 
-## What was to be reached
+## Targets
 
-The same, and what funcnn should take at most. Above that the ratio is bold. Beside the ratio of the medians: the least
-and the largest ratio of a single round.
+The same ratios, each with its target; one above its target is bold. Beside the ratio of the medians: the least and the
+largest ratio of a single round. A second process of funcnn, with a filled cache of programs, is compared with a process
+of the other side without one: scikit-learn has none.
 
 {BARS_HEAD}
 {chr(10).join(bars)}
 
-### Where the rest goes
+### Why some targets are missed
 
 {rest(bars)}
 {HOW}
@@ -352,50 +356,55 @@ and the largest ratio of a single round.
 {DIFFERENCES}"""
 
 
+MACHINES = "Times depend on the machine; how far ratios vary from round to round stands beside them."
+
 HOW = """\
 ## All sides
 
 Each measurement is a fresh process, in each round with another seed; workloads and sides take turns in an order drawn
 anew; medians, of fewer rounds where a row says so. **A step**: a whole run, once everything is compiled, divided by its
-steps; for W7 all its runs.
+steps; for W7, the time of all 256 runs.
 **Whole process**: from the start of Python to the trained network, imports, loading and compiling included, without a
 cache of compiled programs; **with cache**: the same for a second process, after `training.cache_programs` in the first
-one. **Final loss** (median, least to most) and **accuracy** are computed by NumPy, alike for all sides, from what the
+one. **Final loss** (median and range) and **accuracy** are computed by NumPy, alike for all sides, from what the
 network says after its first run about the rows that it was trained on. **Peak**: the most memory that the process had
-until then.
+up to the end of the first run; for JAX that is mostly while it compiles.
 """
 
 LOSSES = """\
 Does the faster way train the same? The final losses over the seeds, of W4 and W6 on fewer rows, of W7 the mean of its
-runs: the median, and what a tenth of the seeds is below and above. Bold is a median of funcnn that is outside of these
-two of the scan by hand."""
+runs: the median, and the 10th and 90th percentiles. Bold is a median of funcnn outside those of the scan by hand. (The
+labels of W4 and W5 are random, so that little is learned there, and little can differ.)"""
 
 # What is known of a ratio above its bar, by what its row begins with; rows that meet theirs are not explained.
 REST = {
     "W6, a step": """\
-most of it are matrix products, which by XLA take longer than by PyTorch, above all in attention and for weight
+most of it is matrix products, which take longer in XLA than in PyTorch, above all in attention and for weight
 gradients; [product_times.md](product_times.md) has each of them. Tried without gain: weight gradients transposed, in
-parts, or of copies; what XLA has of oneDNN, XNNPACK and YNNPACK; keeping products instead of computing them twice.
-Kept: leading axes as one, one product for query, key and value, few blocks written out.""",
+parts, or of copies; the oneDNN, XNNPACK and YNNPACK paths of XLA; keeping products instead of computing them twice.
+Kept: batch and positions as one axis, one product for query, key and value, and up to four blocks without a loop.""",
     "whole process": """\
-importing JAX and compiling are most of it, and the best library needs neither; [start_times.md](start_times.md) divides
-a start into its parts. Tried without enough gain: lower levels of optimization, the code split in two, random bits
-written out instead of in a loop. Kept: a step is traced once, weights are drawn along one axis, initialisation is a
-part of the one program. `training.cache_programs` leaves this out from the second process on.""",
+importing JAX and compiling are most of it, and the fastest library needs neither, or not so much of it;
+[start_times.md](start_times.md) divides a start into its parts. Tried without enough gain: lower levels of
+optimization, XLA's code generation in two parts, random bits written out instead of in a loop, the keys of all layers
+in one operation. Kept: a step is traced once, weights are drawn along one axis, initialisation is a part of the one
+program. From the second process on, `training.cache_programs` leaves out the compiling.""",
     "second process, cache": """\
 nothing is compiled any more; what is left is importing JAX, tracing, lowering and reading the program back
 ([start_times.md](start_times.md)).""",
     "peak memory": """\
-patches of a convolution are made at once up to a bound; [convolution_times.md](convolution_times.md) has what they
-take.""",
+the most memory that a process ever has is that of compiling, and a convolution as a product of patches is a larger
+program; one that comes from the cache of programs stays below.""",
     "W5, a step": """\
 convolutions are products of patches, which [convolution_times.md](convolution_times.md) measures case by case; the rest
 are these products and Adam.""",
+    "W7, 256 runs": """\
+about half of it is not training: each call of `sweep` checks the data and traces a step anew, for what a trainer reads
+may have changed since the last call.""",
     "W3, a step": """\
-the operations are those of the scan by hand; where single rounds lie on both sides of the bar, the machine decides.""",
+the operations are those of the scan by hand; where single rounds lie on both sides of the target, it is noise.""",
     "time to compile": """\
-four blocks are written out on a CPU, which is faster, and compiled sooner than a loop; from eight on one block is
-compiled for all.""",
+four blocks are written out on a CPU; from eight on one block is compiled for all, and what remains is noise.""",
 }
 
 
@@ -426,12 +435,18 @@ batches of one size, with a smaller last one. What differs:
 - A run of funcnn and of the scan by hand begins with initialisation, each time anew; the others go on training.
 - Fused is after `training.fuse_small_loops()`: XLA compiles a loop of funcnn into one kernel, with other rounding.
 - `fit` checks all numbers of the data before a run, and looks at those of the run between its steps.
-- By hand, the gradients of the convolution in W5 are written out in the one form that XLA runs fast inside a loop.
-- PyTorch reads the loss of each step, as its tutorial has it, and its images have their channels first, which Equinox
-  has as well. Its runs of W7 are side by side under `torch.vmap`.
+- By hand, the gradients of the convolution in W5 are written out in a form that XLA runs well inside a loop; pooling is
+  `lax.reduce_window`, whose gradient is slow there.
+- PyTorch is eager, without `torch.compile`. It reads the loss of each step, takes batches by indexing tensors, which is
+  faster than its `DataLoader`, and has fused optimizers. Its images have their channels first, as those of Equinox.
+  Its runs of W7 are side by side under `torch.vmap`.
+- Numbers of threads are those that each library chooses.
+- In W6 the embedding and the positions begin from a normal distribution with a deviation of 0.02, on all sides.
+- The runs of W7 begin from four seeds, the same ones at each rate.
 - Keras trains the runs of W7 one after the other: four of them, and their time is scaled up to 256; its loss there is
-  that of these four, which have the smallest rate.
+  that of these four, which have the smallest rate. It takes 16 steps at a time, shuffles in NumPy, and its `epsilon`,
+  as that of scikit-learn, is added before the correction of the bias.
 - scikit-learn draws biases at random; its W1 has tanh in both hidden layers and minimises cross entropy. It has no
-  convolutions, no transformers and no rate for each run.
+  convolutions, no transformers and no rate for each run. Its optimizer begins anew with each measured run.
 - W7 by funcnn is one call of `training.sweep(how="auto")`, which is driven from the host, as `fit` is.
 """

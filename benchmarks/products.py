@@ -15,7 +15,7 @@ from against_scan import ROOT, in_process, machine
 from one_run import RUN, TORCH
 from performance import Job
 from performance import measured as measured_job
-from sided import command, median_seconds
+from sided import called, command, median_seconds
 
 PAGE = ROOT / "docs" / "product_times.md"
 SIDES = ("jax", "torch")
@@ -202,7 +202,8 @@ def sums(found: Found) -> list[str]:
     for i, (name, _, count) in enumerate(PARTS):
         seconds = [count * found[side]["parts"][i] for side in SIDES]
         total = [a + b for a, b in zip(total, seconds, strict=True)]
-        rows.append(f"| {name}, {count} times | {cells(*seconds)}")
+        often = "once" if count == 1 else f"{count} times"
+        rows.append(f"| {name}, {often} | {cells(*seconds)}")
     rows.append(f"| together | {cells(*total)}")
     rows.append(f"| the whole step | {cells(*(found[side]['step'] for side in SIDES))}")
     return rows
@@ -224,7 +225,7 @@ A step of W6 ([performance.md](performance.md)), taken apart: its matrix product
 all arrays in memory, by `jax.jit` and by PyTorch, in float32; beside the whole step of `jit(run)` and of PyTorch.
 
 ```sh
-.bench/bin/python benchmarks/products.py
+.bench/bin/{called("products", rounds)}
 ```
 
 wrote this page on {datetime.date.today()}: {machine(("torch",))}; load of the machine before it began {load:.1f};
@@ -251,9 +252,5 @@ def one(side: str) -> dict[str, Any]:
     return {"jax": by_jax, "torch": by_torch}[side]()
 
 
-def measured_page(rounds: int, load: float) -> str:
-    return page(measured(rounds), rounds, load)
-
-
 if __name__ == "__main__":
-    command(__doc__.splitlines()[0], SIDES, one, measured_page, PAGE)
+    command(__doc__.splitlines()[0], SIDES, one, measured, page, PAGE)

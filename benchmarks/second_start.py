@@ -89,14 +89,16 @@ def pieces(trainer: Any, key: Any, data: Any, batch_size: int | None) -> dict[st
 
     count = len(data[0])
     size = batch_size or count
-    batch, rest = (tuple(a[:n] for a in data) for n in (size, count % size or size))
+    batch, rest = (tuple(a[:n] for a in data) for n in (size, count % size))
     state = jax.eval_shape(trainer.init, key, batch)
     programs = {
         "initialisation": (lambda k: trainer.init(k, batch), key),
-        "the order of an epoch": (lambda k: jax.random.permutation(k, count), key),
         "a step": (lambda s: trainer.step(s, batch), state),
-        "a step on the smaller last batch": (lambda s: trainer.step(s, rest), state),
     }
+    if size < count:
+        programs["the order of an epoch"] = (lambda k: jax.random.permutation(k, count), key)
+    if count % size:
+        programs["a step on the smaller last batch"] = (lambda s: trainer.step(s, rest), state)
     seconds = {}
     for piece, (f, given) in programs.items():
         lowered = jax.jit(f).lower(given)

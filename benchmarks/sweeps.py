@@ -7,6 +7,7 @@ Steady state: everything is compiled and warm, the sides take turns, each call w
 that is one kernel needs a process of its own, in which XLA reads its flag.
 """
 
+import datetime
 import json
 import os
 import pathlib
@@ -104,7 +105,7 @@ def rows(repeats: int) -> list[str]:
     return lines
 
 
-def page(lines: list[str], load: float) -> str:
+def page(lines: list[str], repeats: int, load: float) -> str:
     return (
         f"""# Times of sweeps
 
@@ -112,10 +113,10 @@ def page(lines: list[str], load: float) -> str:
 python benchmarks/sweeps.py
 ```
 
-wrote this page: {machine()}; load of the machine before it began {load:.1f}. Medians of whole sweeps, compiled and
-warm; in brackets the ratio to the first cell of the row. XOR trains 2000 epochs with SGD, beside a hand-written `vmap`
-of a scan; the others two epochs with Adam in batches of 32: digits 64-128-64-10 and 64-512-512-10 on 1437 images, and a
-network of two convolutions of 8 and 16 features on 512.
+wrote this page on {datetime.date.today()}: {machine()}; load of the machine before it began {load:.1f}. Medians of
+{repeats} whole sweeps, compiled and warm; in brackets the ratio to the first cell of the row. XOR trains 2000 epochs
+with SGD, beside a hand-written `vmap` of a scan; the others two epochs with Adam in batches of 32: digits 64-128-64-10
+and 64-512-512-10 on 1437 images, and a network of two convolutions of 8 and 16 features on 512.
 
 | | by hand | `how="vmap"` | `how="map"` | `how="auto"` | `"map"` after `training.fuse_small_loops()` |
 |---|---|---|---|---|---|
@@ -133,7 +134,8 @@ def main() -> None:
         print(json.dumps(steady("XOR", int(sys.argv[-1]), ("map",))["map"]))
         return
     load = os.getloadavg()[0]
-    text = page(rows(3 if "--quick" in sys.argv else 11), load)
+    repeats = 3 if "--quick" in sys.argv else 11
+    text = page(rows(repeats), repeats, load)
     if "--quick" not in sys.argv:
         PAGE.write_text(text, encoding="utf-8")
 

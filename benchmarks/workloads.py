@@ -42,6 +42,11 @@ def rates(members: int) -> Any:
     return np.repeat(np.linspace(0.1, 1.0, 64, dtype=np.float32), 4)[:members]
 
 
+def seeds(members: int) -> Any:
+    """Which of the four seeds each run of W7 begins from: with each rate the same four."""
+    return np.tile(np.arange(4), 64)[:members]
+
+
 def data(name: str) -> tuple[Any, Any]:
     """The inputs and targets of a workload."""
     random = np.random.default_rng(0)

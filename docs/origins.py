@@ -15,7 +15,7 @@ def chapters(first: int, last: int) -> list[str]:
 
 
 # What they had, or wanted to have: where it is here. A path is a page or an example, which the tests execute, or one of
-# the tests; a name with a dot is one of funcnn, whose docstring has an executed example, or of Optax.
+# the tests; a name with a dot is one of funcnn or of Optax, which an example of its own, a law or a page executes.
 PROJECTS = {
     "Welcome to Neural Networks in Elixir": (
         "https://github.com/Yashaswini-Sharma/NeuralNetwork",

@@ -31,6 +31,7 @@ TIMES = (
     "performance",
     "product_times",
     "convolution_times",
+    "tiny_loop_times",
     "start_times",
     "scan_times",
     "sweep_times",

@@ -47,12 +47,13 @@ def main(folder: str | None = None) -> None:
     key = jax.random.key(0)
     train, test = data.split((images, labels), 0.2, key=key, stratify=labels)
 
-    print(inspection.summary(model, train[0][:BATCH]))
     steps = EPOCHS * -(-len(train[0]) // BATCH)
+    optimizer = optax.adamw(optax.cosine_decay_schedule(3e-3, steps), weight_decay=0.02)
+    print(inspection.summary(model, train[0][:BATCH], optimizer=optimizer))
     trainer = training.supervised(
         model,
         functools.partial(losses.softmax_cross_entropy, label_smoothing=0.1),
-        optax.adamw(optax.cosine_decay_schedule(3e-3, steps), weight_decay=0.02),
+        optimizer,
         metrics={"accuracy": metrics.accuracy, "confusion": metrics.confusion_matrix(10)},
     )
     kept = {} if folder is None else {"checkpoint": checkpoints.directory(folder, every=10.0), "resume": True}

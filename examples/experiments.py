@@ -2,7 +2,8 @@
 
 The networks differ in depth and in learning rate; both are numbers of the run, so that all five, with all their seeds,
 are one program: where a number is 0, the second layer is passed by. Training on one example at a time and on all at
-once are two such programs. The points are drawn once: the seeds are those of the networks.
+once are two such programs; a third has the networks before training. The points are drawn once: the seeds are those of
+the networks.
 """
 
 import pathlib
@@ -54,8 +55,8 @@ def judged(finding, cases):
     print(finding)
     for case, (a, b) in cases.items():
         more, less = int((a > b).sum()), int((a < b).sum())
-        clear = binomtest(more, more + less).pvalue < 0.01
-        verdict = "refuted, no clear difference" if not clear else "confirmed" if more > less else "refuted"
+        clear = more != less and binomtest(more, more + less).pvalue < 0.01
+        verdict = "undecided" if not clear else "confirmed" if more > less else "refuted"
         print(f"   {case:25} {more:2} of {SEEDS} seeds, on {less:2} the other way round: {verdict}")
 
 

@@ -1,5 +1,6 @@
 """One format for every error: where, what was expected, what came, and a fix. All of them run before compilation."""
 
+import importlib.util
 import operator
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -19,6 +20,12 @@ def fail(where: str, expected: str, got: str, fix: str, error: type[Exception] =
     ValueError: dense: expected at least 2 axes, (batch, features), got shape (3,); add a batch axis: x[None]
     """
     raise error(f"{where}: expected {expected}, got {got}; {fix}")
+
+
+def expect_package(where: str, module: str, expected: str, extra: str) -> None:
+    """Raise an ``ImportError`` unless there is this module, which an extra of funcnn brings; it is not imported."""
+    if importlib.util.find_spec(module) is None:
+        fail(where, expected, "none", f"pip install 'funcnn[{extra}]'", ImportError)
 
 
 def is_concrete(value: Any) -> bool:

@@ -333,8 +333,8 @@ def _yes_or_no(where: str, prediction: Any, target: Any, label_smoothing: Any) -
 
 
 def _clipped(p: Any, low: Any, high: Any) -> Any:
-    # The value of clip(p) with the derivative of p: that of clip is 0 just where a prediction is most wrong.
-    return p + jax.lax.stop_gradient(jnp.clip(p, low, high) - p)
+    # The value of clip(p), to the bit, with the derivative of p: that of clip is 0 where a prediction is most wrong.
+    return jax.lax.stop_gradient(jnp.clip(p, low, high)) + (p - jax.lax.stop_gradient(p))
 
 
 def _per_example(losses: Any) -> Any:

@@ -33,7 +33,7 @@ def mlp(hidden: Sequence[int], features: int, *, activation: Layer = layers.relu
     Reference: Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors", 1986.
     """
     if isinstance(hidden, int):
-        checks.fail("mlp", "the features of the layers inside, in a list", str(hidden), f"[{hidden}]", TypeError)
+        checks.fail("mlp", "the features of the layers inside, in a list", str(hidden), f"pass [{hidden}]", TypeError)
     inside: list[Layer] = []
     for count in hidden:
         inside += [layers.dense(count), activation, *_dropout(dropout)]

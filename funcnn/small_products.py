@@ -29,8 +29,10 @@ FLAG = "xla_cpu_small_while_loop_byte_threshold"
 _TERMS = 4
 _LANES = 8
 _LONG_TERMS = 16
-MOST = 2**15
-"""So many multiplications at most: a library takes a few microseconds for as many, and is faster beyond."""
+# - Lanes of more than 400 sums are slow: 2-32-16-1 on 64 rows takes 45 with them, and 8.2 without.
+_FEW = 400
+MOST = 2**16
+"""So many multiplications at most: beyond, a library is faster. docs/tiny_loop_times.md has loops around it."""
 
 
 def wanted(x: Any, w: Any) -> bool:
@@ -57,7 +59,7 @@ def product(x: Any, w: Any) -> Any:
 def _written_out(x: Any, w: Any) -> Any:
     """The longest axis is the last one of what is computed, and is not summed over but in lanes."""
     (m, k), n = x.shape, w.shape[1]
-    if k > max(m, n) and k >= 2 * _LANES:
+    if k > max(m, n) and k >= 2 * _LANES and m * n <= _FEW:
         return _in_lanes(x, w.T)
     if m < n:
         return _outer(x, w)

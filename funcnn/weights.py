@@ -89,6 +89,7 @@ def save(path: str | os.PathLike[str], params: Tree, state: Tree | None = None, 
 
     Reference: https://github.com/huggingface/safetensors
     """
+    _expect_safetensors("weights.save")
     import safetensors
 
     if not isinstance(card, str):
@@ -114,6 +115,9 @@ def save(path: str | os.PathLike[str], params: Tree, state: Tree | None = None, 
         for name, a in arrays.items()
     }
     target = os.path.abspath(os.fspath(path))
+    if not os.path.isdir(os.path.dirname(target)):
+        fix = "make it before: os.makedirs(folder)"
+        checks.fail("weights.save", "a path in a folder that is there", f"{target}", fix, FileNotFoundError)
     try:
         with disk.beside(target) as place:
             safetensors.serialize_file(specs, place, metadata)
@@ -225,12 +229,17 @@ def _digest(metadata: Mapping[str, str]) -> str:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
+def _expect_safetensors(where: str) -> None:
+    checks.expect_package(where, "safetensors", "safetensors, which writes and reads the file", "weights")
+
+
 def _fail(path: str, expected: str, got: str, fix: str = "take another copy of the file") -> NoReturn:
     raise WeightsError(f"weights.load: {path}: expected {expected}, got {got}; {fix}", path)
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The arrays of a file as they are stored, and its metadata; checked as the format asks."""
+    _expect_safetensors("weights.load")
     import safetensors
 
     if os.path.exists(path) and not os.path.isfile(path):

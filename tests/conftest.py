@@ -30,7 +30,7 @@ def pytest_configure(config):
 
 
 def listed(name):
-    """A list by ``python tests/slow.py``: of how many cases of a test one stays, the first of them; 0 where none."""
+    """What ``python tests/slow.py`` wrote, by test: 3 keeps the first case of every three, and 0 keeps none."""
     lines = (Path(__file__).parent / name).read_text().splitlines()
     return {test: int(step) for step, test in map(str.split, lines)}
 
@@ -48,7 +48,7 @@ LONGEST = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The longest files first; and slow and long are: most cases of some tests, and the examples of the layers."""
+    """The longest files first; cases that the lists leave out, and the examples of the layers, are marked."""
     place = {name: i for i, name in enumerate(LONGEST)}
     cases, slow_cases = Counter(), Counter()
     for item in items:

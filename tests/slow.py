@@ -17,12 +17,13 @@ from typing import NamedTuple
 
 
 class Bound(NamedTuple):
-    """How much time tests may take, and those that stay whatever they take: of several cases the first."""
+    """How much time tests may take, and those that stay whatever they take."""
 
     path: Path
     cases: float  # seconds that all cases of a test may take
-    one: float  # and a test that has one
-    kept: tuple[str, ...]
+    one: float  # and a single case
+    kept: tuple[str, ...]  # with all cases; the beginnings of their names
+    first: tuple[str, ...] | None = None  # with the first case. None: every test is
 
 
 # What the library promises above all, and documents, examples and laws, which have a choice of their own.
@@ -51,23 +52,29 @@ IN_CI = Bound(
         "tests/test_website.py::test_every_link_leads_to_a_page_and_a_place_in_it",
         "tests/test_caching.py::test_the_second_process_compiles_nothing_and_damage_is_mended",
         "tests/test_recurrent.py::test_any_lengths_agree_with_packed_sequences",
+        "tests/test_laws.py",
+        "tests/test_sweeps.py::test_a_variable_that_make_trainer_reads_may_change",
+        "tests/test_streams.py::test_a_stream_is_read_again_for_each_group_of_members",
+        "tests/test_stopping.py::test_reverse_mode_is_refused",
     ),
-)
-FIRST_CASES = (  # of these one case stays in CI, whatever it takes
-    "tests/test_everyday.py::test_the_law_holds",
-    "tests/test_law.py::test_members_of_a_map_are_runs_and_those_of_vmap_to_rounding",
-    "tests/test_sweeps.py::test_a_member_is_the_run_with_its_hyperparameters_and_its_key",
-    "tests/test_sweeps.py::test_each_member_stops_where_its_own_rule_says",
-    "tests/test_checkpoints.py::test_a_run_that_goes_on_is_the_run_that_was_never_cut",
-    "tests/test_interrupts.py::test_a_signal_ends_a_run_with_all_of_it_saved",
-    "tests/test_exporting.py::test_a_whole_run_gives_the_same_bits_without_funcnn",
-    "tests/test_many_members.py::test_256_members_side_by_side_end_where_a_loop_over_all_of_them_ends",
-    "tests/test_attention.py::test_decoding_with_the_cache_is_the_full_pass",
+    (
+        "tests/test_everyday.py::test_the_law_holds",
+        "tests/test_law.py::test_members_of_a_map_are_runs_and_those_of_vmap_to_rounding",
+        "tests/test_sweeps.py::test_a_member_is_the_run_with_its_hyperparameters_and_its_key",
+        "tests/test_sweeps.py::test_each_member_stops_where_its_own_rule_says",
+        "tests/test_checkpoints.py::test_a_run_that_goes_on_is_the_run_that_was_never_cut",
+        "tests/test_interrupts.py::test_a_signal_ends_a_run_with_all_of_it_saved",
+        "tests/test_exporting.py::test_a_whole_run_gives_the_same_bits_without_funcnn",
+        "tests/test_many_members.py::test_256_members_side_by_side_end_where_a_loop_over_all_of_them_ends",
+        "tests/test_attention.py::test_decoding_with_the_cache_is_the_full_pass",
+        "tests/test_sweeps.py::test_all_members_may_begin_with_one_state",
+        "tests/test_sweeps.py::test_an_array_that_a_loss_holds_may_change",
+    ),
 )
 
 
 def chosen(log: str, bound: Bound) -> dict[str, int]:
-    """The tests that take too long, and of how many cases of each one may stay: 0 where there is only one."""
+    """The tests that take too long, and of how many cases of each one may stay: 0 where none may."""
     seconds: Counter[str] = Counter()
     calls: Counter[str] = Counter()
     for taken, what, name in re.findall(r"^([\d.]+)s (call|setup|teardown)\s+([^\[\n]+)", log, re.MULTILINE):
@@ -76,11 +83,12 @@ def chosen(log: str, bound: Bound) -> dict[str, int]:
     steps: dict[str, int] = {}
     for name, total in seconds.items():
         count = calls[name]
-        if name in bound.kept or "test_laws.py" in name or total < (bound.cases if count > 1 else bound.one):
+        if name.startswith(bound.kept) or total < (bound.cases if count > 1 else bound.one):
             continue
         steps[name] = math.ceil(count / max(1, round(bound.cases * count / total))) if count > 1 else 0
-        if bound is IN_CI and count > 1 and steps[name] == count and total > bound.one * count:
-            steps[name] = count if name in FIRST_CASES else 0
+        too_long = bound.first is not None and name not in bound.first and total > bound.one * count
+        if too_long and steps[name] == count:
+            steps[name] = 0
     return {name: step for name, step in steps.items() if step != 1}
 
 

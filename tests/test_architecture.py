@@ -23,6 +23,7 @@ LONGER = {
     "layers/cells.py": "four cells and what they share; half of it are docstrings",
     "layers/combinators.py": "seven small combinators; two thirds are docstrings",
     "layers/normalization.py": "five norms and what they share; more than half are docstrings",
+    "primitives.py": "products, convolution and pooling share their windows; two fifths are docstrings and comments",
     "trees.py": "small functions over paths; half of it are docstrings",
     "data.py": "one story, from what people have to arrays; a third of it are docstrings",
     "losses.py": "many small functions, and two thirds of it are docstrings",

@@ -6,6 +6,7 @@ Nothing here is timed. Each workload is cut to a few examples and epochs, with a
 import ast
 import importlib
 import json
+import os
 import re
 import sys
 import time
@@ -380,14 +381,21 @@ def test_the_time_to_compile_is_that_of_the_longest_over_that_of_the_shortest(be
     assert pages.bar_rows(records[1:])[-1].endswith("| not measured | 1.30 | |")
 
 
-def test_the_table_of_the_readme_is_that_of_the_page(benchmark):
-    head = benchmark("performance_page").GLANCE_HEAD
-    tables = []
-    for path in (ROOT / "README.md", ROOT / "docs" / "performance.md"):
-        text = path.read_text()
-        tables.append(text[text.index(head) :].split("\n\n")[0])
-    assert tables[0] == tables[1]
-    assert len(tables[0].splitlines()) == 2 + 7
+def test_the_page_and_the_table_of_the_readme_are_of_the_records(benchmark):
+    script = benchmark("performance")
+    records = script.read(script.RECORDS)
+    assert script.PAGE.read_text() == script.page(records), "python benchmarks/performance.py --from"
+    readme = script.README.read_text()
+    assert readme == script.with_glance(readme, records)
+
+
+def test_the_records_are_of_all_sides_and_of_five_rounds(benchmark):
+    script = benchmark("performance")
+    records = script.read(script.RECORDS)
+    wanted = script.jobs(list(script.WORKLOADS), list(script.SIDES), 5, 20)
+    found = {script.job_of(record) for record in records[1:] if "failed" not in record}
+    assert found == set(wanted)
+    assert all(len(record["losses"]) == 20 for record in records if record["kind"] == "losses")
 
 
 def test_the_products_of_a_transformer_are_those_of_its_step(benchmark):
@@ -451,6 +459,28 @@ def test_the_page_of_convolutions_has_a_row_for_each_case_and_batch(benchmark):
     )
     assert bounds[0] == "| 16 | 29 | 1000.0 | 2000.0 | 2.00 | 1 | 2 |"
     assert all(row in convolutions.page(found, 1, 0.0) for row in [*rows, *bounds])
+
+
+def test_the_loops_that_are_one_kernel_are_those_within_the_bound(benchmark):
+    loops = benchmark("tiny_loops")
+    assert loops.Case((2, 16, 8, 1), 100).largest == 100 * 16 * 8
+    assert min(case.largest for case in loops.CASES) < loops.small_products.MOST  # cases on both sides of it, and at it
+    assert max(case.largest for case in loops.CASES) > 4 * loops.small_products.MOST
+    found = {"plain": [2.0] * len(loops.CASES), "fused": [1.0] * len(loops.CASES)}
+    rows = loops.rows(found)
+    assert rows[1] == "| 2-16-8-1 on 100 rows | 12,800 | 2.0 | 1.0 | 0.50 | yes |"
+    assert [row.endswith("| yes |") for row in rows] == [case.largest <= 2**16 for case in loops.CASES]
+    assert all(row in loops.page(found, 1, 0.0) for row in rows)
+
+
+@pytest.mark.slow
+def test_a_tiny_loop_is_timed_as_it_is_and_as_one_kernel(benchmark):
+    loops = benchmark("tiny_loops")
+    small = "import json, tiny_loops as t; t.STEPS, t.SECONDS, t.CASES = 2, 0, t.CASES[:1]"
+    places = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(BENCHMARKS)])}
+    for side in loops.SIDES:
+        [found] = loops.in_process("-c", f"{small}; print(json.dumps(t.one({side!r})))", settings=places)
+        assert 0 < found < 1e6
 
 
 def test_final_losses_outside_of_the_reference_are_marked(benchmark):

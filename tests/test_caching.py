@@ -18,7 +18,7 @@ from funcnn.training import caching
 from funcnn.training.caching import _beside, _clean, _digest
 
 PROGRAM = """
-import collections, hashlib, json, sys
+import collections, hashlib, json, os, sys
 from funcnn import layers, losses, training
 training.cache_programs(sys.argv[1])
 import jax, numpy as np, optax
@@ -37,7 +37,9 @@ if "all" in sys.argv:
     whole = training.sweep(rated, rates, (x, x[:, :1]), key=jax.random.key(1), progress=False, **options)
     states += [run(jax.random.key(1)), whole.state.params]
 digest = hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in jax.tree.leaves(states))).hexdigest()
-print(json.dumps([events["cache_misses"], events["cache_hits"], digest]))
+print(json.dumps([events["cache_misses"], events["cache_hits"], digest]), flush=True)
+if "killed" in sys.argv:
+    os.kill(os.getpid(), 9)
 """
 
 
@@ -60,8 +62,8 @@ def programs(folder):
 
 @pytest.mark.slow
 def test_the_second_process_compiles_nothing_and_damage_is_mended(tmp_path):
-    folder = tmp_path / "programs"
     """By ``fit``, by a compiled ``run`` and by ``sweep``."""
+    folder = tmp_path / "programs"
     misses, hits, digest = executed(folder, "all")
     assert misses == len(programs(folder)) > 0
     assert hits == 0
@@ -91,6 +93,15 @@ def test_kills_at_any_instant_leave_what_can_be_used(tmp_path):
         process.communicate()
     first, hits, same = executed(folder)
     assert (first + hits, same) == (misses, digest)
+    assert executed(folder) == [0, misses, digest]
+
+
+@pytest.mark.slow
+def test_what_a_process_compiled_that_was_killed_at_its_end_is_used(tmp_path):
+    """Its last program as well, which is mostly the largest one."""
+    folder = tmp_path / "programs"
+    said, _ = started(folder, "killed").communicate()
+    misses, _, digest = json.loads(said)
     assert executed(folder) == [0, misses, digest]
 
 
@@ -127,6 +138,7 @@ def test_what_is_not_whole_is_removed(tmp_path):
     for name in ("my-cache", "checksums.sha256", "wheel.whl.sha256"):
         (tmp_path / name).write_text("left alone")
     (tmp_path / "pip-cache").mkdir()
+    (tmp_path / f"{whole.name}.sha256.{'0f' * 16}.part").write_text("cut off by a kill")
     others = {"of_others.txt", "my-cache", "checksums.sha256", "wheel.whl.sha256", "pip-cache"}
     _clean(tmp_path, 1000)
     left = {path.name for path in tmp_path.iterdir() if not path.name.endswith(".removed")}
@@ -144,8 +156,11 @@ def test_what_is_still_being_written_gets_no_digest(tmp_path, monkeypatch):
     caching._record()
     assert [_beside(path).exists() for path in (whole, half, empty)] == [True, False, False]
     half.write_bytes(content)
+    _beside(empty).mkdir()  # one that cannot be written does not keep the others from it
     caching._record()
     assert _beside(half).read_text() == _digest(whole)
+    monkeypatch.setattr(caching, "_current", [tmp_path / "deleted meanwhile"])
+    caching._record()
 
 
 OPTIONS = (
@@ -159,7 +174,8 @@ OPTIONS = (
 def test_nothing_but_programs_that_are_checked_is_put_there(tmp_path, monkeypatch):
     before = {name: getattr(jax.config, name) for name in OPTIONS}
     monkeypatch.setattr(caching, "_current", [])
-    monkeypatch.setattr(jax.monitoring, "register_event_listener", lambda listener: None)
+    for name in ("register_event_listener", "register_event_duration_secs_listener"):
+        monkeypatch.setattr(jax.monitoring, name, lambda listener: None)
     monkeypatch.setattr(atexit, "register", lambda function: None)
     try:
         assert training.cache_programs(tmp_path) == tmp_path
@@ -220,6 +236,8 @@ def test_a_directory_that_others_may_write_to_is_refused(tmp_path):
     for given in (5, True, ["x"], b"x"):
         with pytest.raises(TypeError, match="cache_programs: expected the path of a directory, got"):
             training.cache_programs(given)
+    with pytest.raises(OSError, match=r"expected a home directory for ~, got ~no_such_user/x: .*; pass a directory"):
+        training.cache_programs("~no_such_user/x")
     with pytest.raises(ValueError, match="got an empty text"):
         training.cache_programs("")
     with pytest.raises(ValueError, match="cache_programs: expected max_megabytes of at least 1"):

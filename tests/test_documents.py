@@ -208,10 +208,11 @@ def test_every_printed_line_is_shown(path):
 
 
 def test_the_picture_of_the_readme_is_that_of_its_code():
-    """And what is said below it: 64 inputs, 32 neurons, 10 classes; 1,438 digits in batches of 128."""
+    """And what is said below it: 64 inputs, a hidden layer, 10 classes; 1,438 digits in batches."""
     make = runpy.run_path(str(ROOT / "docs" / "pictures" / "make.py"))
     drawn = (ROOT / "docs" / "pictures" / "run.svg").read_text(encoding="utf-8")
     assert f"<!-- Source {make['mark']()} -->" in drawn, "python docs/pictures/make.py"
-    weights, steps = 64 * 32 + 32 + 32 * 10 + 10, make["EPOCHS"] * math.ceil(1438 / 128)
+    width, steps = make["WIDTH"], make["EPOCHS"] * math.ceil(1438 / make["BATCH"])
+    weights = 64 * width + width + width * 10 + 10
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"{make['MEMBERS']} networks of {weights:,} weights learn to read digits for {steps} steps" in text

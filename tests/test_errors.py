@@ -772,7 +772,8 @@ def test_a_state_that_is_none():
         assert_raises(
             lambda w=wrong: training.predict(CLASSIFIER, w, X),
             TypeError,
-            f"predict: expected state as a TrainState, got {kind}; pass result.state",
+            f"predict: expected state as a TrainState, got {kind}; "
+            "pass result.state, or take model.apply(params, state, x)[0] of what a file held",
         )
     assert_raises(
         lambda: training.evaluate(line, None, (X, LABELS)),

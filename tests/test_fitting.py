@@ -18,6 +18,7 @@ import optax
 import pytest
 
 from funcnn import layers, losses, metrics, training
+from funcnn.training.looks import by_clock
 
 RNG = np.random.default_rng(0)
 N, BATCH, EPOCHS, EPOCH_STEPS = 23, 5, 4, 5
@@ -321,10 +322,10 @@ training.fit(line, (x, 2 * x), key=jax.random.key(0), epochs=7, validation=(x, 2
 """
 
 
-def shown_on_a_terminal(code):
+def shown_on_a_terminal(code, columns=160):
     """What a program writes to standard error where that is a terminal, without the control codes."""
     here, there = pty.openpty()
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "160", "LINES": "40"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "40"}
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=there, env=env)
     os.close(there)
     seen = b""
@@ -348,14 +349,65 @@ def shown_on_a_terminal(code):
 
 
 @pytest.mark.slow
-def test_on_a_terminal_progress_is_a_bar_with_epoch_and_loss():
-    seen, out = shown_on_a_terminal(ON_A_TERMINAL)
+@pytest.mark.parametrize("columns", [160, 80, 50])
+def test_on_a_terminal_progress_is_a_bar_and_the_metrics_below_it(columns):
+    """However narrow it is, no number is cut off."""
+    seen, out = shown_on_a_terminal(ON_A_TERMINAL, columns)
     assert out == b""
-    last = seen.replace("\r", "\n").strip().splitlines()[-1]
-    assert re.search(
-        r"epoch 7/7 ━+ 100% .*left .*loss [\d.e-]+  mae [\d.e-]+  validation_loss [\d.e-]+  validation_mae [\d.e-]+",
-        last,
-    ), seen
+    lines = [line.strip() for line in seen.replace("\r", "\n").splitlines()]
+    assert max(map(len, lines)) <= columns
+    last = " ".join(lines[max(i for i, line in enumerate(lines) if line.startswith("epoch 7/7 ")) :])
+    pattern = r"epoch 7/7 ━+ 100% +0:00:\d\d left 0:00:00 +" + " +".join(
+        rf"{name} [\d.e-]+" for name in ("loss", "mae", "validation_loss", "validation_mae")
+    )
+    assert re.fullmatch(pattern, last.strip()), seen
+
+
+ENDED = """
+training.fit(
+    line, (x, 2 * x), key=jax.random.key(0), epochs=7, validation=(x, 2 * x), monitor="validation_loss", mode="max",
+    patience=2, observers=[lambda event: None], every=1,
+)
+"""
+
+
+@pytest.mark.slow
+def test_a_bar_of_a_run_that_ended_early_says_nothing_of_time_left():
+    seen, _ = shown_on_a_terminal(ON_A_TERMINAL.rsplit("training.fit", 1)[0] + ENDED)
+    last = [line for line in seen.replace("\r", "\n").splitlines() if line.strip()][-3:]
+    assert re.search(r"epoch 3/7 .* 43% 0:00:\d\d *$", last[0]), seen
+    assert last[1].strip().startswith("loss ")
+    assert last[2].startswith(
+        "fit: ended after epoch 3 of 7, 2 without an improvement of validation_loss; the best was"
+    )
+
+
+# ---- when the host looks ---------------------------------------------------------------------------------------------
+
+
+def looked(beside, each, count=12):
+    """The sizes of chunks, and what each took, of a run whose chunks and whose steps take so many seconds."""
+    look, number, seconds, found = by_clock(), 0, 0.0, []
+    for _ in range(count):
+        size = look(number, number, seconds) - number
+        number, seconds = number + size, beside + each * size
+        found.append((size, seconds))
+    return found
+
+
+def test_the_host_looks_five_times_a_second():
+    for each in (1e-6, 1e-3, 0.05):
+        *_, (_, seconds) = looked(0.0, each)
+        assert 0.1 < seconds <= 0.2 + 1e-9
+    assert looked(0.0, 0.3)[-1] == (2, 0.6)  # a step that takes longer than that: two of them
+
+
+def test_it_looks_less_often_where_that_costs_more():
+    _, seconds = looked(0.04, 0.1)[-1]
+    assert 0.04 / seconds < 0.04
+    assert seconds <= 2
+    assert looked(0.3, 0.1)[-1][1] == pytest.approx(2, abs=0.11)  # and not less often than that
+    assert looked(1e-4, 1e-5)[-1][1] == pytest.approx(0.2, abs=0.01)
 
 
 # ---- numbers that go bad ---------------------------------------------------------------------------------------------
@@ -406,7 +458,9 @@ def test_the_step_that_went_bad_is_named_whatever_the_chunks(case, bad):
         error = caught.value
         assert (error.epoch, error.step) == (1, bad)
         assert f"got {got} in epoch 1 of 4, step {bad} (counted from 0), first by {CAUSES[case]}" in str(error)
-        assert "; lower the learning rate, or clip the gradient" in str(error)
+        at_once = bad == 0 and case is overflowing  # before anything was learned
+        advice = "look at the loss and at what it is given" if at_once else "lower the learning rate, or clip the"
+        assert f"; {advice}" in str(error)
         assert all(np.isfinite(leaf).all() for leaf in host(error.result.state))
         assert int(error.result.state.step) == bad
         if good:

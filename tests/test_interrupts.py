@@ -105,7 +105,7 @@ def newest(folder):
     ],
 )
 def test_killed_at_random_and_resumed_each_time(whole, compiled, tmp_path, name, kills):
-    """Three kills every day, ten with the slow tests; more of them, and of all runs, in the test below."""
+    """Three kills every day and in CI, ten before a release; more of them, and of all runs, in the test below."""
     _, steps = killed(tmp_path / "runs", name, whole(name), kills, seed=RUNS.index(name), compiled=compiled)
     assert len(steps) == kills
     assert any(step > 0 for step in steps), steps  # there was something to go on from

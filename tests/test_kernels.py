@@ -27,6 +27,7 @@ def xor(rate):
 options = {"key": jax.random.key(0), "epochs": 300, "batch_size": None, "progress": False}
 found = training.sweep(xor, [0.05, 0.1], (x, y), **options)
 print(found.history["loss"][:, -1].tolist())
+training.fuse_small_loops(5000)  # as in a cell of a notebook that is executed again
 """
 
 

@@ -234,6 +234,21 @@ def test_options_may_be_tracers():
         np.testing.assert_allclose(jax.jit(call)(0.2), call(0.2), rtol=1e-6)
 
 
+def test_predictions_are_clipped_to_the_bit():
+    """Also those that are no probabilities, such as logits by mistake; the slope is that of what was clipped to."""
+    p = jnp.array([[-2.0], [3.0], [0.0], [1.0], [0.3]])
+    inside = jnp.clip(p, 1e-7, 1 - 1e-7)
+    for target in (0.0, 1.0):
+        y = jnp.full((5, 1), target)
+        found = losses.binary_cross_entropy(p, y)
+        np.testing.assert_array_equal(found, losses.binary_cross_entropy(inside, y))
+        assert np.isfinite(found).all()
+        slope = jax.grad(lambda p, y=y: losses.binary_cross_entropy(p, y).sum())
+        np.testing.assert_array_equal(slope(p), slope(inside))
+    outside = jnp.array([[3.0, -2.0, 5.0]])
+    np.testing.assert_allclose(losses.categorical_cross_entropy(outside, jnp.array([1])), -np.log(1e-7), 1e-6)
+
+
 # ---- extremes --------------------------------------------------------------------------------------------------------
 
 

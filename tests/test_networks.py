@@ -280,6 +280,22 @@ def test_repeat_is_one_loop_whatever_its_depth():
     assert program(64) == program(4)
 
 
+def test_the_layer_that_is_repeated_is_traced_once():
+    """Also by a loop in a loop, which would trace it four times otherwise."""
+    traced = []
+
+    def counted(x):
+        traced.append(x.shape)
+        return jnp.tanh(x)
+
+    block = layers.serial(layers.dense(6), layers.function(counted))
+    model = layers.repeat(layers.repeat(block, 5), 6)
+    specs = jax.eval_shape(lambda: model.init(KEY, X))
+    traced.clear()
+    jax.make_jaxpr(lambda p, s: model.apply(p, s, X)[0])(*specs)
+    assert traced == [X.shape]
+
+
 @pytest.mark.parametrize("unroll", [1, 2, 3, 7])
 def test_layers_that_are_written_out_compute_the_same(unroll):
     block = layers.residual(layers.layer_norm(), layers.dense(6), layers.tanh)

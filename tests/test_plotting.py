@@ -4,6 +4,7 @@ import ast
 import re
 import runpy
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -26,6 +27,12 @@ from funcnn.training import Result, Sweep
 def random():
     """The same numbers for every test."""
     return np.random.default_rng(0)
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"^plotting: expected matplotlib, .*pip install 'funcnn\[plots\]'"):
+        plotting.history({"loss": np.ones(3)})
 
 
 def line(axes, label):

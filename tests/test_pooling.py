@@ -63,6 +63,21 @@ def test_global_pooling_is_that_of_pytorch(torch, shape):
     np.testing.assert_allclose(gradient, 1 / np.prod(shape[1:-1]), rtol=1e-6)
 
 
+def test_an_average_of_many_takes_few_slices():
+    """A moving average over a year: not one of each day."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 800, 1)), jnp.float32)
+    mean = layers.avg_pool(365, strides=1, padding="VALID")
+    y = mean.apply({}, {}, x)[0]
+    exact = np.lib.stride_tricks.sliding_window_view(np.asarray(x, np.float64), 365, axis=1).mean(-1)
+    np.testing.assert_allclose(y, exact, rtol=0, atol=1e-7)
+    assert len(jax.make_jaxpr(lambda x: mean.apply({}, {}, x)[0])(x).eqns) < 60
+
+
+def test_complex_numbers_have_no_largest_one():
+    with pytest.raises(TypeError, match="max_pool: expected numbers with an order, got complex64; pool the real and"):
+        layers.max_pool(2).apply({}, {}, jnp.ones((1, 4, 4, 1), jnp.complex64))
+
+
 def test_equal_elements_share_the_gradient_of_global_max_pool():
     x = jnp.asarray([1.0, 3.0, 3.0, 2.0]).reshape(1, 2, 2, 1)
     gradient = jax.grad(lambda x: layers.global_max_pool.apply({}, {}, x)[0].sum())(x)

@@ -55,6 +55,10 @@ PATHS = {
     "chunks": ((6, 6, 6, 4), (3, 3, 4, 2), (1, 1), ((1, 1), (1, 1)), (1, 1), 1, (0, 25_000)),
     "a last chunk that is smaller": ((5, 6, 6, 4), (3, 3, 4, 2), (1, 1), ((1, 1), (1, 1)), (1, 1), 1, (0, 25_000)),
     "chunks of groups": ((5, 6, 6, 4), (3, 3, 2, 2), (1, 1), ((1, 1), (1, 1)), (1, 1), 2, (0, 25_000)),
+    "depthwise in chunks": ((5, 6, 6, 4), (3, 3, 1, 4), (1, 1), ((1, 1), (1, 1)), (1, 1), 4, (0, 25_000)),
+    "side by side": ((2, 7, 9, 3), (2, 3, 3, 4), (2, 3), ((1, 0), (0, 1)), (1, 1), 1, (HUGE, HUGE)),
+    "side by side, a volume": ((2, 4, 5, 6, 2), (2, 1, 3, 2, 3), (2, 1, 3), ((0, 0),) * 3, (1, 1, 1), 1, (HUGE, HUGE)),
+    "groups side by side": ((2, 7, 9, 4), (2, 3, 2, 4), (2, 3), ((1, 0), (0, 1)), (1, 1), 2, (HUGE, HUGE)),
     "slabs": ((2, 9, 6, 4), (3, 3, 4, 2), (1, 1), ((0, 1), (1, 1)), (1, 1), 1, (0, 4_000)),
     "slabs with strides": ((2, 11, 6, 4), (3, 3, 4, 2), (3, 2), ((1, 1), (1, 1)), (2, 1), 1, (0, 2_500)),
     "slabs of one row": ((2, 5, 6, 1), (2, 2, 1, 2), (2, 1), ((0, 0), (0, 0)), (1, 1), 1, (0, 1)),
@@ -62,7 +66,7 @@ PATHS = {
 }
 
 
-EVERYDAY = ("line", "whole", "groups", "depthwise", "chunks", "slabs", "slabs of a line")
+EVERYDAY = ("line", "whole", "groups", "depthwise", "side by side", "chunks", "slabs", "slabs of a line")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +96,23 @@ def test_every_path_of_conv_has_the_values_and_derivatives_of_plain_convolution(
     found = operations(partial(primitives.conv, **options), *at)
     assert "conv_general_dilated" not in found
     assert ("scan" in found) == (bounds[0] == 0)
-    assert ("dot_general" in found) == (path != "depthwise")
+    assert ("dot_general" in found) == (not path.startswith("depthwise"))
+
+
+def test_windows_side_by_side_are_the_input_in_another_order():
+    """Of any size: no slice for each of their elements, of which a vision transformer has 256."""
+    x, kernel = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32), jax.ShapeDtypeStruct((16, 16, 3, 8), jnp.float32)
+    options = {"strides": (16, 16), "padding": ((0, 0), (0, 0)), "dilation": (1, 1)}
+    found = jax.make_jaxpr(partial(primitives.conv, **options))(x, kernel)
+    assert len(found.eqns) < 12
+
+
+def test_the_taps_of_a_large_depthwise_convolution_do_not_lie_in_memory_together():
+    options = {"strides": (1, 1), "padding": ((3, 3), (3, 3)), "dilation": (1, 1), "groups": 32}
+    x, kernel = jax.ShapeDtypeStruct((32, 32, 32, 32), jnp.float32), jax.ShapeDtypeStruct((7, 7, 1, 32), jnp.float32)
+    gradient = jax.grad(lambda x, kernel: jnp.sin(primitives.conv(x, kernel, **options)).sum(), (0, 1))
+    memory = jax.jit(gradient).lower(x, kernel).compile().memory_analysis().temp_size_in_bytes
+    assert memory < 12 * 32**4 * 4  # 49 taps
 
 
 def test_a_convolution_is_one_product():

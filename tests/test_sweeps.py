@@ -14,8 +14,10 @@ import optax
 import pytest
 from test_law import assert_same_bytes
 
-from funcnn import layers, losses, metrics, penalties, training
+from funcnn import layers, losses, metrics, penalties, small_products, training
 from funcnn.training import groups
+from funcnn.training.grids import expanded
+from funcnn.training.probes import _calls_a_library
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -109,6 +111,29 @@ def test_members_are_the_product_of_the_grid_and_the_seeds(found):
 
 
 @pytest.mark.slow
+def test_a_loop_that_calls_a_library_is_no_kernel():
+    """By a product that was not written out: of a batch, in half precision, in a loop inside."""
+    x = jnp.ones((3, 3))
+    assert not _calls_a_library(jax.make_jaxpr(lambda x: jnp.tanh(x) + small_products.product(x, x))(x).jaxpr)
+    inner = jax.make_jaxpr(lambda x: jax.lax.scan(lambda c, _: (c @ c, None), x, length=2)[0])(x)
+    assert _calls_a_library(inner.jaxpr)
+    assert _calls_a_library(jax.make_jaxpr(lambda x: jnp.einsum("bij,bjk->bik", x[None], x[None]))(x).jaxpr)
+
+
+def test_a_dict_that_is_taken_for_a_number_is_shown_with_how_to_read_it():
+    with pytest.raises(TypeError) as caught:
+        sweep(plain, {"rate": [0.1, 0.2]})
+    assert any(note.endswith(", a dict: read h['rate']") for note in caught.value.__notes__)
+
+
+def test_seeds_may_be_named():
+    """Each at every point, those of a point side by side."""
+    for combine, points in (("zip", [0.0, 0.5]), ("product", [0.0, 0.0, 0.5, 0.5])):
+        values, seeds = expanded({"dropout": [0.0, 0.5], "rate": [1e-3, 1e-2]}, combine, (3, 7))
+        assert values["dropout"].tolist() == list(np.repeat(points, 2))
+        assert seeds.tolist() == [3, 7] * len(points)
+
+
 def test_a_grid_may_be_zipped_and_seeds_be_named():
     whole = sweep(grid={"dropout": [0.0, 0.5], "rate": [1e-3, 1e-2]}, combine="zip", seeds=(3, 7), epochs=1)
     points = [(m.hyperparameters["dropout"], m.seed) for m in whole.members]

@@ -15,6 +15,7 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
+from conftest import ORACLES_REQUIRED
 
 ROOT = Path(__file__).parent.parent
 MAKE = runpy.run_path(str(ROOT / "docs" / "website.py"))
@@ -113,6 +114,7 @@ def test_it_works_in_a_browser(site, pages, tmp_path):
     """No page is wider than a telephone; search, copying without prompts, dark and light, answers that unfold."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
+        assert not ORACLES_REQUIRED, "FUNCNN_REQUIRE_ORACLES is set, and there is no browser"
         pytest.skip("neither chromium nor google-chrome is installed")
     shutil.copytree(site, tmp_path / "site")
     shutil.copy(ROOT / "tests" / "browser.html", tmp_path / "site")
@@ -126,7 +128,9 @@ def test_it_works_in_a_browser(site, pages, tmp_path):
         command = [chromium, *flags, f"--user-data-dir={tmp_path / 'profile'}", address]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
         server.shutdown()
-    found = json.loads(html.unescape(re.findall(r"<body>(.*)</body>", ended.stdout, re.DOTALL)[0]))
+    text = html.unescape(re.findall(r"<body>(.*)</body>", ended.stdout, re.DOTALL)[0])
+    assert text.startswith("{"), text  # what the page could not do
+    found = json.loads(text)
     assert len(found["wide"]) == 2 * len(pages)
     assert [place for place, pixels in found["wide"].items() if pixels > 0] == []
     assert found["searched"][0] == "api/layers.html#funcnn.layers.dropout"

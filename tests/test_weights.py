@@ -46,6 +46,18 @@ def saved(tmp_path):
     return path
 
 
+def test_without_safetensors_it_says_what_to_install(saved, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    for call in (lambda: weights.load(saved), lambda: weights.save(saved, SMALL)):
+        with pytest.raises(ImportError, match=r"^weights\.\w+: expected safetensors, .*'funcnn\[weights\]'"):
+            call()
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"a path in a folder that is there, got .*nowhere/a.safetensors"):
+        weights.save(tmp_path / "nowhere" / "a.safetensors", SMALL)
+
+
 def test_what_was_saved_comes_back(saved):
     found = weights.load(saved)
     assert same(found.params, SMALL)

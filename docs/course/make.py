@@ -46,8 +46,8 @@ def drawn(path: pathlib.Path) -> None:
                 exec(compile(block, path.name, "exec"), names)
             about = PngImagePlugin.PngInfo()
             about.add_text("Source", mark(path))
-            for picture in pathlib.Path(folder).glob(f"{path.stem}.png"):
-                Image.open(picture).save(HERE / "pictures" / picture.name, pnginfo=about, optimize=True)
+            picture = f"{path.stem}.png"
+            Image.open(picture).save(HERE / "pictures" / picture, pnginfo=about, optimize=True)
         finally:
             os.chdir(before)
             plt.close("all")

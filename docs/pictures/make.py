@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from funcnn import data, layers, losses, training
 
 PICTURE = pathlib.Path(__file__).with_name("run.svg")
-EPOCHS, MEMBERS = 20, 64
+EPOCHS, MEMBERS, WIDTH, BATCH = 20, 64, 32, 128
 VERBS = ("compile", "map", "differentiate", "resume", "shard", "inspect", "export")
 STOPS = [(46, 134, 222), (140, 92, 230), (228, 76, 140), (245, 138, 48)]  # from the smallest rate to the largest
 
@@ -42,11 +42,11 @@ def measured():
     images, labels = load_digits(return_X_y=True)
     key = jax.random.key(0)
     train, test = data.split((images / 16, labels), 0.2, key=key, stratify=labels)
-    model = layers.serial(layers.dense(32), layers.tanh, layers.dense(10))
+    model = layers.serial(layers.dense(WIDTH), layers.tanh, layers.dense(10))
 
     def curve(rate):
         trainer = training.supervised(model, losses.softmax_cross_entropy, optax.adam(rate, eps_root=1e-8))
-        run = training.run(trainer, train, key=key, epochs=EPOCHS, batch_size=128, validation=test)
+        run = training.run(trainer, train, key=key, epochs=EPOCHS, batch_size=BATCH, validation=test)
         return run.history["validation_loss"]
 
     rates = jnp.logspace(-4, -1, MEMBERS)

@@ -9,7 +9,6 @@ it. Nothing in a file is ever executed.
 import contextlib
 import errno
 import hashlib
-import importlib.util
 import logging
 import os
 import re
@@ -127,9 +126,8 @@ def imported() -> Any:
 
 def expect_orbax() -> None:
     """Raise an ``ImportError`` where it is not installed."""
-    if importlib.util.find_spec("orbax") is None:
-        fix = "pip install 'funcnn[checkpoints]'"
-        checks.fail("checkpoints", "the package orbax-checkpoint, which writes the arrays", "none", fix, ImportError)
+    expected = "the package orbax-checkpoint, which writes the arrays"
+    checks.expect_package("checkpoints", "orbax", expected, "checkpoints")
 
 
 def _is_no_news(record: logging.LogRecord) -> bool:

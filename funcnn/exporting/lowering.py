@@ -1,6 +1,5 @@
 """What is exported: programs for several platforms, of trees that are known wherever JAX is."""
 
-import importlib.util
 import re
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +17,7 @@ DEVICES = {"cpu": "cpu", "cuda": "gpu", "rocm": "gpu", "tpu": "tpu"}
 
 def expect_flatbuffers(where: str) -> None:
     """Raise an ``ImportError`` unless there is what ``jax.export`` writes and reads with."""
-    if importlib.util.find_spec("flatbuffers") is None:
-        fix = "pip install 'funcnn[exporting]'"
-        checks.fail(where, "flatbuffers, with which jax.export writes and reads", "none", fix, ImportError)
+    checks.expect_package(where, "flatbuffers", "flatbuffers, with which jax.export writes and reads", "exporting")
 
 
 def plain(tree: Any) -> Any:

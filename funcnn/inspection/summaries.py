@@ -123,6 +123,7 @@ class Summary(NamedTuple):
         if self.optimizer is not None:
             parts["optimizer"] = self.optimizer
         listed = ", ".join(f"{name} {tables.scaled(number, 'B')}" for name, number in parts.items())
+        listed += ", no optimizer given" if self.optimizer is None else ""
         return f"memory to train: {listed}; together {tables.scaled(self.memory, 'B')}"
 
 

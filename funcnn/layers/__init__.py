@@ -32,13 +32,13 @@ from funcnn.layers.activations import (
 )
 from funcnn.layers.adapters import lora, merged, spectral_norm, weight_norm
 from funcnn.layers.adaptive import adaptive_avg_pool, adaptive_max_pool
+from funcnn.layers.affine import dense, embedding
 from funcnn.layers.attending import attention
 from funcnn.layers.cells import conv_lstm_cell, elman_cell, gru_cell, lstm_cell
 from funcnn.layers.combinators import add, concatenate, multiply, named, parallel, residual, serial, split
 from funcnn.layers.convolution import conv, depthwise_conv, separable_conv
 from funcnn.layers.feed_forward import geglu, swiglu
 from funcnn.layers.functions import function, identity, parameter
-from funcnn.layers.linear import dense, embedding
 from funcnn.layers.networks import condition, network
 from funcnn.layers.normalization import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from funcnn.layers.pooling import (

@@ -235,7 +235,7 @@ def _convolving(
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key, training
         kernel = params["kernel"].astype(x.dtype)
-        groups, features, rank = groups_of(kernel), features_of(x.shape[-1]), x.ndim - 2
+        groups, features, rank = groups_of(kernel), features_of(x.shape[-1] if x.ndim else 0), x.ndim - 2
         spatial.expect_kernel(kind, x, kernel, kernel_size, groups, features)
         if bias_init is not None:
             checks.expect_shape(kind, "bias", params["bias"], (features,))

@@ -85,10 +85,11 @@ def repeat(layer: Layer, n: int, *, remat: bool = False, unroll: int | None = No
         def body(a: Any, one: tuple[Tree, Tree, Any]) -> tuple[Any, Tree]:
             p, s, i = one
             k = None if key is None else jax.random.fold_in(child_key(key, name), i)
-            return child.apply(p, s, a, key=k, training=training)
+            y, new = child.apply(p, s, a, key=k, training=training)
+            _expect_kept(a, spec(y))
+            return y, new
 
         with located(name, x):
-            _expect_kept(x, output_spec(child, *_first(*stacked), x))
             few = n <= _FEW and not remat and primitives.platform() == "cpu"
             together = min(n, given or (n if few else 1))
             # Inside a scan nothing would be shared that this could keep apart.
@@ -211,7 +212,8 @@ def _entry(name: str, tree: Tree) -> Tree:
 
 
 def _first(params: Tree, state: Tree) -> tuple[Tree, Tree]:
-    return jax.tree.map(lambda a: a[0], (params, state))
+    """The shapes and dtypes of one layer."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (params, state))
 
 
 def _expect_kept(x: Any, y: Any) -> None:

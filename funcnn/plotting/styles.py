@@ -35,6 +35,7 @@ _WIDEST = 28  # letters of a label that fit beside a picture
 
 def panels(count: int, width: float = 4.2, height: float = 3.2, columns: int = 3) -> tuple[Any, list[Any]]:
     """A figure with so many axes, in rows of at most ``columns``; the sizes, in inches, are those of one."""
+    checks.expect_package("plotting", "matplotlib", "matplotlib, which draws", "plots")
     from funcnn.plotting.figures import Figure
 
     columns = min(count, columns)

@@ -16,13 +16,16 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from funcnn import checks, disk
+from funcnn import checks
 
-_PROGRAM, _DIGEST = re.compile(r".+-[0-9a-f]{64}-cache"), ".sha256"  # the names of JAX, and what we put beside them
-_MISS = "/jax/compilation_cache/cache_misses"
+# The names of JAX, what we put beside them, and how that ends while it is written.
+_PROGRAM, _DIGEST, _PART = re.compile(r".+-[0-9a-f]{64}-cache"), ".sha256", ".part"
+_MISS, _COMPILED = "/jax/compilation_cache/cache_misses", "/jax/core/compile/backend_compile_duration"
 
 # The directory whose new entries this process writes digests for; JAX has one for all.
 _current: list[Path] = []
+# What was compiled, and is about to be written.
+_missed: list[str] = []
 
 
 def cache_programs(directory: str | os.PathLike[str] | None = None, *, max_megabytes: int = 256) -> Path:
@@ -56,12 +59,14 @@ def cache_programs(directory: str | os.PathLike[str] | None = None, *, max_megab
     Notes:
         1. Call it at the beginning of a script: what was compiled before is not kept.
         2. Digests protect from damage, and the rights of the directory from other people; not from you.
+        3. On some x86 processors JAX finds no program for the CPU again (https://github.com/jax-ml/jax/issues/38445):
+           there it costs nothing, and brings nothing.
 
     Reference: JAX, "Persistent compilation cache".
     """
     where = "cache_programs"
     checks.expect_count(where, "max_megabytes", max_megabytes)
-    path = _standard() if directory is None else _given(where, directory)
+    path = _standard(where) if directory is None else _given(where, directory)
     _expect_own(where, path)
     _clean(path, max_megabytes * 2**20)
     config: Any = jax.config
@@ -73,6 +78,7 @@ def cache_programs(directory: str | os.PathLike[str] | None = None, *, max_megab
     compilation_cache.reset_cache()  # JAX asks for the directory once, when it first compiles
     if not _current:
         jax.monitoring.register_event_listener(_noticed)
+        jax.monitoring.register_event_duration_secs_listener(_written)
         atexit.register(_record)
     _record()  # of a directory that was in use before
     _current[:] = [path]
@@ -85,12 +91,18 @@ def _given(where: str, directory: Any) -> Path:
         checks.fail(where, "the path of a directory", got, fix, TypeError)
     if not os.fspath(directory):
         checks.fail(where, "the path of a directory", "an empty text", 'for the working directory write "."')
-    return Path(directory).expanduser().absolute()
+    return _expanded(where, os.fspath(directory))
 
 
-def _standard() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser().absolute() / "funcnn" / "programs"
+def _standard(where: str) -> Path:
+    return _expanded(where, os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "funcnn" / "programs"
+
+
+def _expanded(where: str, path: str) -> Path:
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:  # a container in which the user has no home
+        checks.fail(where, "a home directory for ~", f"{path}: {error}", "pass a directory", OSError)
 
 
 def _expect_own(where: str, path: Path) -> None:
@@ -121,6 +133,9 @@ def _clean(path: Path, most: int) -> None:
     """Remove what is damaged or has no digest, digests without a program, and the oldest where there is too much."""
     whole: list[tuple[float, int, Path]] = []
     for entry in list(path.iterdir()):
+        if re.fullmatch(rf"{_PROGRAM.pattern}{_DIGEST}\.[0-9a-f]{{32}}{_PART}", entry.name):
+            entry.unlink(missing_ok=True)  # of a process that was killed; one that writes it just now can do without
+            continue
         program = path / entry.name.removesuffix(_DIGEST)
         if not _PROGRAM.fullmatch(program.name):
             continue  # somebody else's
@@ -190,6 +205,15 @@ def _unzips(unzip: Callable[[bytes], bytes], content: bytes, error: type[Excepti
 def _noticed(event: str, **_: Any) -> None:
     """JAX says that it compiled something, and is about to write it: those before are there."""
     if event == _MISS:
+        _missed.append(event)
+        _record()
+
+
+def _written(event: str, duration_secs: float, **_: Any) -> None:
+    """JAX says that it is done with a program: if it was compiled, it is there. A kill may end what comes next."""
+    del duration_secs
+    if event == _COMPILED and _missed:
+        _missed.clear()
         _record()
 
 
@@ -200,16 +224,27 @@ def _record() -> None:
     """
     for path in _current:
         for entry in _without(path):
-            try:
+            with contextlib.suppress(OSError):
                 content = entry.read_bytes()
-                if not _is_complete(content):
-                    continue
-                with disk.beside(str(_beside(entry))) as place:
-                    Path(place).write_text(hashlib.sha256(content).hexdigest())
-            except OSError:
-                return
+                if _is_complete(content):
+                    _put(_beside(entry), hashlib.sha256(content).hexdigest())
+
+
+def _put(path: Path, text: str) -> None:
+    """Whole or not at all, but not forced to the disk: after a loss of power a digest may be missing."""
+    place = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_PART}")
+    try:
+        place.write_text(text)
+        place.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            place.unlink()
+        raise
 
 
 def _without(path: Path) -> Iterator[Path]:
-    names = set(os.listdir(path)) if path.is_dir() else set[str]()
+    try:
+        names = set(os.listdir(path))
+    except OSError:  # it was deleted
+        return iter(())
     return (path / name for name in sorted(names) if _PROGRAM.fullmatch(name) and name + _DIGEST not in names)

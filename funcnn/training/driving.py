@@ -221,9 +221,10 @@ class Driver(NamedTuple):
         )
         got = f"{MOST_SKIPPED} steps in a row whose numbers went bad, the last" if self.plan.skips_nonfinite else got
         found = self.cause(after, good, span)
+        advice = _advice(found, step == 0 and bad_step == good)
         message = (
             f"fit: expected finite numbers, got {got} in epoch {epoch} of {self.plan.epochs}, "
-            f"step {step} (counted from 0){'' if found is None else f', first by {found}'}; {_advice(found)}; "
+            f"step {step} (counted from 0){'' if found is None else f', first by {found}'}; {advice}; "
             f"the .result of this error holds the last good state, after {checks.counted(step, 'step')}"
         )
         error = NonFiniteError(message, self.result(after, good), epoch, step)
@@ -257,8 +258,6 @@ class Driver(NamedTuple):
         if self.members is not None:
             return self.members.result(self.plan, carry, rows)
         history: dict[str, Any] = {name: np.asarray(carry.history[name])[:rows] for name in ordered(carry.history)}
-        if self.plan.monitor is not None and self.plan.monitor.patience is not None:
-            history["epochs_run"] = np.asarray(rows, np.int32)
         telemetry = jax.tree.map(lambda column: np.asarray(column)[:number], carry.telemetry)
         return Result(carry.state, history, best_of(carry), telemetry or None)
 
@@ -274,9 +273,11 @@ def _position(span: Span, step: int) -> Position | None:
     return None if span.piece is None or step == span.taken else span.piece.positions[step - span.taken - 1]
 
 
-def _advice(found: inspection.NonFinite | None) -> str:
+def _advice(found: inspection.NonFinite | None, at_once: bool) -> str:
     if found is not None and found.operation == "argument" and found.path.partition("/")[0] == "batch":
         return "leave such examples out of the batches, or fill them in"
+    if at_once:  # nothing was learned yet
+        return "look at the loss and at what it is given, such as logits where it takes probabilities, or large numbers"
     return "lower the learning rate, or clip the gradient with optax.clip_by_global_norm"
 
 

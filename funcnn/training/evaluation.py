@@ -136,7 +136,8 @@ def predict(model: Layer, state: TrainState, x: Any, *, batch_size: int | None =
     """
     expect_layer("predict", model)
     if not isinstance(state, TrainState):
-        checks.fail("predict", "state as a TrainState", type(state).__name__, "pass result.state", TypeError)
+        fix = "pass result.state, or take model.apply(params, state, x)[0] of what a file held"
+        checks.fail("predict", "state as a TrainState", type(state).__name__, fix, TypeError)
     batch_size = expect_batch_size("predict", batch_size)
     arrays = datasets.as_arrays(x, where="predict", minimum=0)
     instead = "model.apply(state.params, state.model_state, x)[0]"

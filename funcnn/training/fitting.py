@@ -155,8 +155,7 @@ def fit(
             the arrays fit.
 
     Returns:
-        A ``Result``; where the run was ended early, with the epochs that it finished, which
-        ``history["epochs_run"]`` counts where there is a ``patience``.
+        A ``Result``; where the run was ended early, with the epochs that it finished.
 
     Raises:
         NonFiniteError: a number went bad; its ``result`` holds the last good state.

@@ -10,13 +10,16 @@ from funcnn import checks, small_products
 _OPTIONS = "--xla_backend_extra_options"
 _FLAG = small_products.FLAG
 
+# The thresholds that were set in time.
+_set: list[int] = []
+
 
 def fuse_small_loops(byte_threshold: int = 1_000_000) -> None:
     """Let XLA compile each loop on CPU whose data are small into one kernel: for tiny networks many times as fast.
 
     It is for networks of a few hundred weights, trained on all examples at once, alone or with ``sweep(how="map")``:
     between the operations of a step, which take nanoseconds, no time is lost. So that no library is called inside,
-    products of up to 32,768 multiplications are written out as multiplications and sums. Loops with larger ones, with
+    products of up to 65,536 multiplications are written out as multiplications and sums. Loops with larger ones, with
     shuffling, or with more data stay what they are, and may be slower for it where some of their products are small.
     The same bits as without are not promised, nor that a run in one program and one with looks between agree in all.
 
@@ -27,7 +30,7 @@ def fuse_small_loops(byte_threshold: int = 1_000_000) -> None:
         byte_threshold: the bytes of what a loop carries and reads, up to which it is one kernel.
 
     Raises:
-        RuntimeError: JAX has started, for the flag is read when it does.
+        RuntimeError: JAX has started, for the flag is read when it does; a call that was made before may be repeated.
 
     Example:
         >>> from funcnn import training
@@ -36,6 +39,7 @@ def fuse_small_loops(byte_threshold: int = 1_000_000) -> None:
     Notes:
         1. Call it first in a program: making any array, or a key, starts JAX.
         2. Other platforms ignore it.
+        3. What is exported afterwards has these products written out as well, and wants the setting where it runs.
 
     Reference: XLA, ``xla_cpu_small_while_loop_byte_threshold``.
     """
@@ -47,9 +51,12 @@ def fuse_small_loops(byte_threshold: int = 1_000_000) -> None:
         config.update("jax_num_cpu_devices", 1 if devices != 1 else 2)
         config.update("jax_num_cpu_devices", devices)
     except RuntimeError:
+        if _set[-1:] == [byte_threshold]:
+            return  # a cell of a notebook that is executed again
         fix = "call it at the beginning of the program, before any array or key is made"
         checks.fail("fuse_small_loops", "a JAX that has not started", "one that has", fix, RuntimeError)
     os.environ["XLA_FLAGS"] = _with_threshold(os.environ.get("XLA_FLAGS", ""), byte_threshold)
+    _set.append(byte_threshold)
 
 
 def _with_threshold(given: str, byte_threshold: int) -> str:

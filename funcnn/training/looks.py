@@ -5,21 +5,27 @@ from collections.abc import Callable
 Looks = Callable[[int, int, float], int]
 """``(number, steps taken, seconds since the last look) -> the number at which to look next``."""
 
-# The host looks up about five times a second: often enough for a person, seldom enough to cost nothing.
+# The host looks up about five times a second: often enough for a person. Of a large network a chunk costs something
+# beside its steps, for the memory in which it computes is new each time; then less often, so that it costs a small
+# part of the time, but every two seconds at least, for an interrupt has to wait for the end of a chunk.
 _SECONDS = 0.2
+_SHARE = 0.03
+_MOST_SECONDS = 2.0
 _GROWTH = 32
 
 
 def by_clock(seconds_each: float = _SECONDS) -> Looks:
     """A look after about so many seconds, from the time that the last one took."""
-    size, least = 0, 0.0
+    size, least, beside = 0, 0.0, 0.0
 
     def next_look(number: int, step: int, seconds: float) -> int:
-        nonlocal size, least
+        nonlocal size, least, beside
         if size:
             # The first chunk is one step: what it takes, a chunk of any size takes at least.
             least = least or seconds
-            wanted = max(seconds_each, 2 * least)
+            if size > 1:
+                beside = max(least - max(seconds - least, 0.0) / (size - 1), 0.0)
+            wanted = max(seconds_each, 2 * least, min(beside / _SHARE, _MOST_SECONDS))
             size = max(1, min(size * _GROWTH, int(size * wanted / max(seconds, 1e-6))))
         size = size or 1
         return number + size

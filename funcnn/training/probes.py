@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from funcnn import checks, primitives, small_products
+from funcnn import checks, primitives
 from funcnn.core import Tree
 from funcnn.training.driving import Driver
 from funcnn.training.fingerprints import operations
@@ -30,7 +30,9 @@ def concrete_trainer(make_trainer: Any, first: Any) -> Trainer:
     try:
         trainer: Any = make_trainer(first)
     except Exception as error:
-        error.add_note(f"sweep: while the trainer of the first member was made, from {jax.tree.map(_number, first)}")
+        h = jax.tree.map(_number, first)
+        fix = f", a dict: read h[{next(iter(h))!r}]" if isinstance(h, dict) else ""
+        error.add_note(f"sweep: while the trainer of the first member was made, from {h}{fix}")
         raise
     expect_trainer("sweep", trainer)
     return trainer
@@ -141,8 +143,15 @@ def fastest(jaxpr: Any, plan: Plan) -> str:
     if primitives.platform() != "cpu":
         return "vmap"
     largest = max(_products(jaxpr), default=0)
-    fused = fuses_small_loops() and not plan.draws and largest <= small_products.MOST
+    fused = fuses_small_loops() and not plan.draws and not _calls_a_library(jaxpr)
     return "map" if fused or largest > _LARGE else "vmap"
+
+
+def _calls_a_library(jaxpr: Any) -> bool:
+    """Whether products are left that were not written out: large ones, those of batches, and in half precision."""
+    names = {equation.primitive.name for equation in jaxpr.eqns}
+    left = not names.isdisjoint(("dot_general", "conv_general_dilated"))
+    return left or any(_calls_a_library(inner) for equation in jaxpr.eqns for inner in _inner(equation))
 
 
 def _products(jaxpr: Any) -> Iterator[int]:

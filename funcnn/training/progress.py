@@ -71,11 +71,11 @@ def _lines(epochs: int, total: int | None) -> Generator[Callable[[Event], None],
     begin: tuple[int, float] | None = None
     last, unseen = 0.0, None
 
-    def line(event: Event, begin: tuple[int, float]) -> None:
+    def line(event: Event, begin: tuple[int, float], *, goes_on: bool = True) -> None:
         seconds = time.monotonic() - begin[1]
-        taken, left = f"{event.step}", ""
-        if total is not None:
-            taken = f"{event.step}/{total}"
+        taken = f"{event.step}" if total is None else f"{event.step}/{total}"
+        left = ""
+        if total is not None and goes_on:
             left = f", {seconds / max(event.step - begin[0], 1) * max(total - event.step, 0):.1f} s left"
         where = f"epoch {event.epoch}/{epochs}  step {taken}"
         sys.stderr.write(f"{where}  {described(event.metrics)}  {seconds:.1f} s{left}\n")
@@ -93,23 +93,31 @@ def _lines(epochs: int, total: int | None) -> Generator[Callable[[Event], None],
 
     yield show
     if unseen is not None and begin is not None:  # the end of a run whose length nobody knew, or an early one
-        line(unseen, begin)
+        line(unseen, begin, goes_on=False)
 
 
 @contextmanager
 def _bar(epochs: int, total: int | None, console: Any) -> Generator[Callable[[Event], None], None, None]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Column
+    from rich.text import Text
+
+    class Bar(Progress):
+        """A bar as wide as there is room for, and the metrics below it, in as many lines as they need."""
+
+        def get_renderables(self) -> Any:
+            yield self.make_tasks_table(self.tasks)
+            yield from (Text(task.fields["metrics"]) for task in self.tasks if task.fields["metrics"])
 
     columns = (
         TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-        BarColumn(),
+        BarColumn(None, table_column=Column(max_width=40)),
         TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
+        TimeElapsedColumn(Column(no_wrap=True)),
         TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[metrics]}", markup=False),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
     )
-    with Progress(*columns, console=console) as bar:
+    with Bar(*columns, console=console) as bar:
         task = bar.add_task("", total=total, epoch=0, epochs=epochs, metrics="")
         yield lambda event: bar.update(
             task,
@@ -118,3 +126,5 @@ def _bar(epochs: int, total: int | None, console: Any) -> Generator[Callable[[Ev
             metrics=described(event.metrics),
             refresh=event.step == total,
         )
+        if not bar.tasks[0].finished:  # it ended early: nothing is left
+            bar.columns = columns[:-2]

@@ -86,8 +86,8 @@ class Members(Sequence[Member]):
         state, best, telemetry = jax.tree.map(lambda a: a[i], (whole.state, whole.best, whole.telemetry))
         history = {name: column[i] for name, column in sweep.history.items()}
         if "epochs_run" in history:
-            count = int(history["epochs_run"])
-            history = {name: row[:count] if np.ndim(row) else row for name, row in history.items()}
+            count = int(history.pop("epochs_run"))
+            history = {name: row[:count] for name, row in history.items()}
         result = Result(state, history, best, telemetry)
         chosen = _entry(sweep.grid, i)
         return Member(chosen, int(sweep.seeds[i]), sweep.keys[i], result)

@@ -19,7 +19,8 @@ class Result(NamedTuple):
     """What a run gives back: the trained ``state``, the ``history``, and the ``best`` state where it was asked for.
 
     ``history`` is a dict of arrays with one row for each epoch: ``loss``, the metrics by name, the terms of the loss
-    by name, and the same measured on the validation data after the epoch under ``validation_...``. ``best`` is the
+    by name, and the same measured on the validation data after the epoch under ``validation_...``; of a ``run`` or a
+    ``sweep`` with ``patience``, whose shapes are static, also ``epochs_run``, how many rows count. ``best`` is the
     state after the epoch in which the monitored number was best (``keep_best=True``), ``None`` otherwise;
     ``telemetry`` what the trainer was asked for of every step, by name, each array with an axis of steps in front.
     """

@@ -34,6 +34,8 @@ def driven(
     """The loop of ``fit``: a chunk, then everybody who wants to see it; and whether nobody broke it off."""
     chunk, is_whole = begun, True
     with contextlib.ExitStack() as stack:
+        ending: list[str] = []
+        stack.callback(lambda: [progresses.say(line) for line in ending])  # below the last line of the progress
         signals = None if kept is None else stack.enter_context(noted())
         next_cut = never if kept is None else by_clock()  # so that a signal is not noticed an hour later
         watching = [_named_progress(stack, run)] if progress else []
@@ -49,14 +51,14 @@ def driven(
                         is_whole = False
                         break
                     if progress and chunk.stopped:
-                        progresses.say(_why(run, chunk))
+                        ending.append(_why(run, chunk))
                 if signals is not None and signals.number:
                     is_whole = False
                     break
         except KeyboardInterrupt:
             is_whole = False
             run.trained(chunk.position)  # it may come anywhere: what counts is the chunk at hand
-            progresses.say(f"{run.name}: interrupted; this is the result after {_counted(run, chunk)}")
+            ending.append(f"{run.name}: interrupted; this is the result after {_counted(run, chunk)}")
         except (Exception, SystemExit) as error:
             if kept is not None:
                 kept.last(error.chunk if isinstance(error, NonFiniteError) else chunk)
@@ -65,7 +67,7 @@ def driven(
             kept.keep(chunk, wait=True)
         if signals is not None and signals.number:
             after = f"{run.name}: {signals.name}: saved after {_counted(run, chunk)}; resume=True goes on from there"
-            progresses.say(after)
+            ending.append(after)
             if signals.ends_process:
                 raise Interrupted(signals.number, run.result(chunk.carry, chunk.number))
     return run.result(chunk.carry, chunk.number), is_whole
@@ -86,6 +88,8 @@ def _why(run: Driver, chunk: Chunk) -> str:
         last = -(-chunk.step // run.plan.epoch_steps)
         return f"sweep: every member was ended by its patience, the last after epoch {last}"
     best = f"; the best was {float(watch.best):.4g}" if int(watch.epoch) >= 0 else ""
+    if best and float(watch.best) == float(watch.reference):
+        best += f", after epoch {int(watch.epoch) + 1}"
     return (
         f"fit: ended after epoch {int(watch.stopped)} of {run.plan.epochs}, {monitor.patience} without an improvement "
         f"of {monitor.name}{best}"
