@@ -290,8 +290,8 @@ sides take turns, each is waited for; medians.
 {chr(10).join(rows)}
 
 `fit` is driven from the host: before a run it checks every number in the data, then it looks up between chunks of
-steps. That costs some milliseconds a run, more of much data, and a few percent of the time of a large network, whose
-memory is new in each chunk.
+steps. That costs some milliseconds a run, more of much data, and of a large network a part of its time, for its memory
+is new in each chunk; [performance.md](performance.md) has both.
 
 ## Time to the first result
 

@@ -483,6 +483,26 @@ def test_a_tiny_loop_is_timed_as_it_is_and_as_one_kernel(benchmark):
         assert 0 < found < 1e6
 
 
+@pytest.mark.parametrize("module", ["by_torch", "large_by_torch"])
+def test_each_kernel_of_attention_begins_from_glorot_also_in_one_layer(benchmark, torch, module):
+    """Queries, keys and values of one layer are three kernels: drawn as one they would be smaller."""
+    found = benchmark(module)
+    if module == "by_torch":
+        block, width = found.initialised(found.Transformer()).blocks[0], 128
+        kernels = block.attention.inputs.weight.chunk(3)
+    else:
+        size = benchmark("one_large").LARGE["GPT"]._replace(width=128, heads=4, blocks=(1,))
+        width, kernels = 128, found.initialised(found.Gpt(size)).blocks[0].inputs.weight.chunk(3)
+    for kernel in kernels:
+        assert 0.98 * (6 / (2 * width)) ** 0.5 < kernel.abs().max() <= (6 / (2 * width)) ** 0.5
+
+
+def test_the_runs_of_each_rate_begin_from_the_same_seeds(benchmark):
+    work = benchmark("workloads")
+    assert work.seeds(10).tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    assert [set(work.rates(256)[i : i + 4]) for i in (0, 4)] == [{x} for x in work.rates(256)[[0, 4]]]
+
+
 def test_final_losses_outside_of_the_reference_are_marked(benchmark):
     pages = benchmark("performance_page")
     assert pages.quantiles([float(i) for i in range(11)]) == (1.0, 9.0)

@@ -60,7 +60,7 @@ def cache_programs(directory: str | os.PathLike[str] | None = None, *, max_megab
         1. Call it at the beginning of a script: what was compiled before is not kept.
         2. Digests protect from damage, and the rights of the directory from other people; not from you.
         3. On some x86 processors JAX finds no program for the CPU again (https://github.com/jax-ml/jax/issues/38445):
-           there it costs nothing, and brings nothing.
+           there nothing is gained.
 
     Reference: JAX, "Persistent compilation cache".
     """
@@ -203,10 +203,9 @@ def _unzips(unzip: Callable[[bytes], bytes], content: bytes, error: type[Excepti
 
 
 def _noticed(event: str, **_: Any) -> None:
-    """JAX says that it compiled something, and is about to write it: those before are there."""
+    """JAX says that it compiled something, and is about to write it."""
     if event == _MISS:
         _missed.append(event)
-        _record()
 
 
 def _written(event: str, duration_secs: float, **_: Any) -> None:
