@@ -432,3 +432,12 @@ def test_a_depthwise_sum_of_half_precision_is_rounded_once(dtype):
     exact = np.einsum("bhwcij,ijc->bhwc", windows, np.float64(params["kernel"][:, :, 0]))
     assert y.dtype == dtype
     np.testing.assert_allclose(np.float32(y), exact, rtol=float(jnp.finfo(dtype).eps))
+
+
+def test_a_number_is_no_image():
+    layer = layers.conv(2, 3)
+    params, state = layer.init(jax.random.key(0), jnp.ones((1, 5, 5, 1)))
+    with pytest.raises(
+        ValueError, match=r"conv: expected \(batch, \*spatial, features\) with 2 spatial axes, got shape"
+    ):
+        layer.apply(params, state, jnp.float32(3))
