@@ -33,6 +33,7 @@ TIMES = (
     "convolution_times",
     "tiny_loop_times",
     "start_times",
+    "deep_start_times",
     "scan_times",
     "sweep_times",
     "size_times",

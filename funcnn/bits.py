@@ -1,9 +1,11 @@
 """Random bits for initial weights, drawn along one axis: the same numbers, compiled in a fraction of the time."""
 
+import functools
 import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.random import define_prng_impl, threefry_prng_impl
 
 # XLA on CPU nests a loop for each axis around the twenty rounds of the generator, and writes a short last axis out,
@@ -28,6 +30,14 @@ _FLAT = define_prng_impl(
     name="threefry2x32_flat",
     tag="ffry",
 )
+
+
+@functools.cache
+def key_types() -> dict[Any, Any]:
+    """The generator by the dtype of its keys: Threefry as JAX has it, and along one axis."""
+    data = jax.ShapeDtypeStruct(threefry_prng_impl.key_shape, jnp.uint32)
+    impls = (threefry_prng_impl, _FLAT)
+    return {jax.eval_shape(lambda a, i=impl: jax.random.wrap_key_data(a, impl=i), data).dtype: impl for impl in impls}
 
 
 def draw(initializer: Any, key: Any, shape: Any, dtype: Any) -> Any:

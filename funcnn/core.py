@@ -261,7 +261,11 @@ def child_init(name: str, layer: Layer, key: Any, x: Any) -> tuple[Tree, Tree, A
 
 def output_spec(layer: Layer, params: Tree, state: Tree, x: Any) -> Any:
     """The shapes and dtypes of what a layer makes of ``x``; no layer computes them by hand."""
-    return jax.eval_shape(lambda p, s, a: _expect_pair(layer, layer.apply(p, s, a))[0], params, state, x)
+    try:
+        made = jax.eval_shape(layer.apply, params, state, x)  # of the same layer and shapes JAX finds it again
+    except Exception:  # once more, for an error that says whose it is
+        return jax.eval_shape(lambda p, s, a: _expect_pair(layer, layer.apply(p, s, a))[0], params, state, x)
+    return _expect_pair(layer, made)[0]
 
 
 def _expect_pair(layer: Layer, made: Any) -> tuple[Any, Tree]:

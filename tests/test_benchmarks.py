@@ -576,3 +576,23 @@ def test_cost_is_measured_over_every_size(benchmark):
     found = [in_process(sizes.__file__, "--one", json.dumps(small), side) for side in (sizes.OURS, sizes.HAND)]
     assert all(each["first"] > each["step"] > 0 and each["peak"] > 50 for each in found)
     assert sizes.row(2, *found).count("|") == 11
+
+
+def test_the_starts_of_deep_models_are_compared(benchmark):
+    starts = benchmark("deep_starts")
+    found = {"apart": [2.0] * len(starts.CASES), "together": [1.0] * len(starts.CASES)}
+    rows = starts.rows(found)
+    assert rows[0] == "| `models.mlp([4], 1)` | 2.00 | 1.00 | 0.50 |"
+    assert rows[2] == "| `models.mlp([64] * 10, 10)` | 2.00 | 1.00 | 0.50 |"
+    assert all(row in starts.page(found, 1, 0.0) for row in rows)
+
+
+@pytest.mark.slow
+def test_a_start_of_a_deep_model_is_timed_apart_and_together(benchmark):
+    starts = benchmark("deep_starts")
+    small = "import json, deep_starts as s; s.CASES = s.CASES[:2]"
+    places = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(BENCHMARKS)])}
+    for side in starts.SIDES:
+        found = starts.in_process("-c", f"{small}; print(json.dumps(s.one({side!r})))", settings=places)
+        assert len(found) == 2
+        assert all(0 < seconds < 60 for seconds in found)

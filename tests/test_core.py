@@ -347,3 +347,35 @@ def test_a_name_that_is_no_name_in_a_path_is_refused(layer):
     for make in (layers.serial, layers.parallel, layers.residual, lambda layer: layers.repeat(layer, 2)):
         with pytest.raises(ValueError, match=r"expected a name that is not empty and has no '/', got '(a/b)?'; '/' s"):
             make(layer)
+
+
+def test_the_output_of_a_layer_is_traced_once_for_the_same_shapes():
+    calls = []
+
+    def apply(params, state, x, *, key=None, training=False):
+        calls.append(x.shape)
+        return x, state
+
+    layer = core.Layer(lambda key, x: ({}, {}), apply, "own")
+    model = layers.serial(layer, layers.dense(2))
+    for _ in range(3):
+        model.init(jax.random.key(0), X)
+    assert calls == [(5, 3)]
+    model.init(jax.random.key(0), jnp.ones((5, 4)))
+    assert calls == [(5, 3), (5, 4)]
+
+
+def test_a_layer_that_failed_is_asked_again():
+    works = []
+
+    def apply(params, state, x, *, key=None, training=False):
+        if not works:
+            raise RuntimeError("not yet")
+        return x, state
+
+    model = layers.serial(core.Layer(lambda key, x: ({}, {}), apply, "own"), layers.dense(2))
+    with pytest.raises(RuntimeError, match="not yet"):
+        model.init(jax.random.key(0), X)
+    works.append(True)
+    params, _ = model.init(jax.random.key(0), X)
+    assert sorted(params) == ["dense_0"]

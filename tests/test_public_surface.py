@@ -20,6 +20,7 @@ FOUNDATION = {
         "checks",
         "core",
         "disk",
+        "draws",
         "primitives",
         "small_products",
         "spatial",

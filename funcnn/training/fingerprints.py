@@ -32,16 +32,16 @@ def digest(tree: Tree) -> str:
     return sums.hexdigest()
 
 
-def operations(closed: Any) -> list[str]:
+def operations(closed: Any, *, everything: bool = False) -> list[str]:
     """A program as lines of text: its operations in order, one within the other, with the numbers written in it.
 
     Names of variables, functions and places in memory are left out, so that the same program gives the same lines in
-    another process.
+    another process. With ``everything`` only places in memory are: what is called how, and where it runs, stands there.
     """
-    return list(_lines(closed.jaxpr, closed.consts, ""))
+    return list(_lines(closed.jaxpr, closed.consts, "", everything))
 
 
-def _lines(jaxpr: Any, consts: Any, indent: str) -> Iterator[str]:
+def _lines(jaxpr: Any, consts: Any, indent: str, everything: bool) -> Iterator[str]:
     names: dict[Any, str] = {}
     for variable, const in zip(jaxpr.constvars, consts, strict=False):
         names[variable] = f"c{len(names)}"
@@ -53,11 +53,11 @@ def _lines(jaxpr: Any, consts: Any, indent: str) -> Iterator[str]:
         for variable in equation.outvars:
             names[variable] = f"v{len(names)}"
         made = " ".join(f"{names[variable]}:{variable.aval}" for variable in equation.outvars)
-        options, inner = _options(equation.params)
+        options, inner = _options(equation.params, everything)
         yield f"{indent}{made} = {equation.primitive.name}{options} {' '.join(given)}"
         for name, (part, part_consts) in inner:
             yield f"{indent}  {name}:"
-            yield from _lines(part, part_consts, indent + "    ")
+            yield from _lines(part, part_consts, indent + "    ", everything)
     yield f"{indent}gives {' '.join(_operand(operand, names) for operand in jaxpr.outvars)}"
 
 
@@ -76,7 +76,7 @@ def _const(value: Any) -> str:
     return f"{array.dtype}{list(array.shape)} {hashlib.sha256(array.tobytes()).hexdigest()}"
 
 
-def _options(params: dict[str, Any]) -> tuple[str, list[tuple[str, tuple[Any, Any]]]]:
+def _options(params: dict[str, Any], everything: bool) -> tuple[str, list[tuple[str, tuple[Any, Any]]]]:
     """The parameters of an operation as a text, and the programs among them."""
     texts: list[str] = []
     inner: list[tuple[str, tuple[Any, Any]]] = []
@@ -87,6 +87,6 @@ def _options(params: dict[str, Any]) -> tuple[str, list[tuple[str, tuple[Any, An
         if programs:
             # An open program has no constants of its own.
             inner += [(name, (getattr(part, "jaxpr", part), getattr(part, "consts", ()))) for part in programs]
-        elif not _NAMES.fullmatch(name) and not any(callable(part) and not isinstance(part, type) for part in parts):
+        elif everything or not (_NAMES.fullmatch(name) or any(callable(p) and not isinstance(p, type) for p in parts)):
             texts.append(f"{name}={_ADDRESS.sub('0x', str(value))}")
     return f"[{' '.join(texts)}]" if texts else "", inner

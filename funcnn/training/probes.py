@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -83,9 +82,7 @@ def same_maker(make_trainer: Callable[[Any], Trainer], jaxpr: Any) -> Callable[[
 
     By itself it would be found again also where a variable that it reads has another value by now.
     """
-    text = re.sub(r"0x[0-9a-f]+", "", str(jaxpr.jaxpr))  # the places of functions in memory
-    # Arrays are not in that text: those that an inner program holds, of jit for one, stand in its operations alone.
-    lines = [text, *operations(jaxpr)]
+    lines = operations(jaxpr, everything=True)
     return _maker(make_trainer, hashlib.sha256("\n".join(lines).encode()).hexdigest())
 
 
@@ -99,7 +96,7 @@ def _begun(
     make_trainer: Callable[[Any], Trainer], plan: Plan, h: Any, arrays: Tree, held_out: Tree, key: Any, state: Any
 ) -> Any:
     program = Program(make_trainer(h), plan, arrays, held_out)
-    carry = program.start(key, state)
+    carry = program.start(key, state, compiled=False)
     carry = program.step(carry, jnp.int32(0), jnp.int32(0), plan.batch_size)
     return carry.state, program.row(carry)
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from funcnn import checks
+from funcnn import checks, draws, primitives
 from funcnn.core import Tree, spec
 from funcnn.training.loops import DYNAMIC, Loops, once, while_loop
 from funcnn.training.measuring import evaluated
@@ -66,12 +66,24 @@ class Program(NamedTuple):
         """A function of the key of a run, for the keys of all members."""
         return f if self.members is None else jax.vmap(f)
 
-    def start(self, key: Any, state: TrainState | None) -> Carry:
-        """The carry before the first step, from the key of the run, split once."""
-        init_key, shuffle_key, step_key = self.each(lambda k: tuple(jax.random.split(k, 3)))(key)
+    def keys(self, key: Any) -> Any:
+        """What the key of a run is split into: the key of init, that of the order, and that of the steps."""
+        return self.each(lambda k: tuple(jax.random.split(k, 3)))(key)
+
+    def begun(self, key: Any) -> tuple[Any, TrainState]:
+        """The keys of a run, and the state that it begins with."""
+        keys = self.keys(key)
+        return keys, self.trainer.init(keys[0], self.batch_spec())
+
+    def start(self, key: Any, state: TrainState | None, *, compiled: bool = True) -> Carry:
+        """The carry before the first step, from the key of the run, split once; to look at alone where not compiled."""
         if state is None:
-            state = made = self.trainer.init(init_key, self.batch_spec())
+            begun = draws.together(self.begun) if compiled and primitives.platform() == "cpu" else self.begun
+            made: TrainState
+            (_, shuffle_key, step_key), made = begun(key)
+            state = made
         else:
+            init_key, shuffle_key, step_key = self.keys(key)
             made = jax.eval_shape(self.trainer.init, init_key, self.batch_spec())
             _expect_opt_state(state, made)
             expect_like("state", state[:3], made[:3], sizes=False)
