@@ -9,6 +9,7 @@ arrays, and how an error says where in the network it happened.
 import zlib
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import jax
@@ -259,13 +260,24 @@ def child_init(name: str, layer: Layer, key: Any, x: Any) -> tuple[Tree, Tree, A
         return params, state, output_spec(layer, params, state, x)
 
 
+_SHAPES_ALONE: ContextVar[bool] = ContextVar("shapes_alone", default=False)
+
+
 def output_spec(layer: Layer, params: Tree, state: Tree, x: Any) -> Any:
     """The shapes and dtypes of what a layer makes of ``x``; no layer computes them by hand."""
+    before = _SHAPES_ALONE.set(True)
     try:
         made = jax.eval_shape(layer.apply, params, state, x)  # of the same layer and shapes JAX finds it again
     except Exception:  # once more, for an error that says whose it is
         return jax.eval_shape(lambda p, s, a: _expect_pair(layer, layer.apply(p, s, a))[0], params, state, x)
+    finally:
+        _SHAPES_ALONE.reset(before)
     return _expect_pair(layer, made)[0]
+
+
+def asks_for_shapes_alone() -> bool:
+    """Whether ``apply`` is traced for ``init``, with what it begins with: in ``mixed_precision`` not yet in half."""
+    return _SHAPES_ALONE.get()
 
 
 def _expect_pair(layer: Layer, made: Any) -> tuple[Any, Tree]:

@@ -641,6 +641,18 @@ def test_cudnn_is_not_asked_for_attention_in_float32(asked):
     assert asked == [("cudnn", False, False)]
 
 
+def test_a_transformer_in_mixed_precision_asks_cudnn_alone(asked):
+    net = models.transformer(7, 16, heads=2, blocks=1, length=5, implementation="cudnn")
+    tokens = jnp.zeros((2, 5), jnp.int32)
+    model = layers.mixed_precision(net)
+    params, state = model.init(KEY, tokens)
+    asked.clear()  # in init, whose params are in float32, for the shape
+    assert model.apply(params, state, tokens)[0].shape == (2, 5, 7)
+    assert asked == [("cudnn", True, False)]
+    with pytest.raises(TypeError, match="expected float16 or bfloat16 for implementation='cudnn', got float32; wrap"):
+        net.apply(params, state, tokens)
+
+
 def test_what_cudnn_has_not_is_refused_before_it_is_asked(asked):
     half = jnp.asarray(drawn(2, 5, 24), jnp.bfloat16)
     layer = layers.attention(2, implementation="cudnn")

@@ -12,6 +12,7 @@ from funcnn import bits, checks, primitives
 from funcnn.core import (
     Layer,
     Tree,
+    asks_for_shapes_alone,
     child_key,
     expect_entries,
     expect_key,
@@ -205,7 +206,8 @@ def _applied(options: _Options, params: Tree, state: Tree, x: Any, training: boo
             checks.fail("attention", "no mask or lengths with a cache", "one", fix)
         state = _kept(state, k, v, options.length)
         k, v = state["key"].astype(a.dtype), state["value"].astype(a.dtype)
-    if options.implementation == "cudnn" and not cached:
+    not_yet_half = asks_for_shapes_alone() and q.dtype == jnp.float32
+    if options.implementation == "cudnn" and not (cached or not_yet_half):
         y = _by_cudnn(q, k, v, x, options)
     else:
         if options.causal:
