@@ -5,6 +5,11 @@
     python benchmarks/accelerators.py --keep FILE          keeps each result in a file, and skips those that are there
     python benchmarks/accelerators.py --workloads GPT,W4 --sides funcnn,hand --rounds 1 --trace profiles
 
+The last says for each call how often a device copied something to the host, read off the profile. Both libraries have
+to be installed for the device, on an NVIDIA GPU so:
+
+    pip install -e . "jax[cuda13]" && pip install torch --index-url https://download.pytorch.org/whl/cu130
+
 Each measurement is a fresh process (one_large.py); in each round workloads and sides take turns in an order drawn anew.
 A page is written of all workloads and sides alone, measured on a device that is no CPU; otherwise it is printed.
 """
@@ -100,6 +105,8 @@ def measurements(names: list[str], sides: list[str], options: argparse.Namespace
         kept(records[-1:], None if options.trace else options.keep)  # a profile takes time as well
         rate = found.get("steps_per_second")
         said = f"failed: {found['failed']}" if rate is None else f"{rate:.4g} steps a second"
+        if "copies_to_host" in found:
+            said += f", {found['copies_to_host']:.4g} copies to the host in a call of {found['steps']} steps"
         print(f"{i + 1} of {len(todo)}: {job.name} {job.side} {job.round}: {said}", file=sys.stderr, flush=True)
     return records
 
@@ -182,6 +189,7 @@ def page(records: list[Record]) -> str:
 {titles()}
 
 ```sh
+pip install -e . "jax[cuda13]" && pip install torch --index-url https://download.pytorch.org/whl/cu130
 python benchmarks/accelerators.py
 ```
 

@@ -10,6 +10,7 @@ a second, for the share of the peak; ``trace``, a directory for a profile of the
 import contextlib
 import importlib
 import json
+import pathlib
 import re
 import statistics
 import sys
@@ -216,6 +217,19 @@ def traced(side: str, directory: str | None) -> Any:
     return jax.profiler.trace(directory)
 
 
+_TO_HOST = re.compile(r"D2H|DtoH|device.?to.?host", re.IGNORECASE)
+
+
+def copies_to_host(directory: str) -> int:
+    """How often a device copied something to the host, as a profile says: each time somebody waited for it."""
+    import jax
+
+    files = pathlib.Path(directory).rglob("*.xplane.pb")
+    planes = [plane for file in files for plane in jax.profiler.ProfileData.from_file(str(file)).planes]
+    lines = [line for plane in planes if plane.name.startswith("/device:") for line in plane.lines]
+    return sum(bool(_TO_HOST.search(event.name)) for line in lines for event in line.events)
+
+
 def trained(
     side: str,
     name: str,
@@ -237,6 +251,8 @@ def trained(
         taken = seconds_of(lambda: losses.append(train()), 0 if trace else seconds, LEAST)
     found = {"steps_per_second": steps / statistics.median(taken), "steps": steps, "first_call": first_call}
     found |= device(side)
+    if trace and side in OF_JAX:
+        found["copies_to_host"] = copies_to_host(trace) / len(taken)  # of a call
     peak = peak or peak_of(found["device"])
     share = found["steps_per_second"] * operations / peak if operations and peak else None
     first, last = (None, loss()) if loss else (float(losses[0][0]), float(losses[-1][-1]))

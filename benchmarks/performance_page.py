@@ -80,7 +80,13 @@ def cached(records: Records, side: str, name: str) -> float | None:
 
 
 def memory(records: Records, side: str, name: str) -> float | None:
+    """Megabytes at most, up to the end of the first run."""
     return middle([r["memory"]["trained"] for r in of(records, "train", side, name)])
+
+
+def memory_of_all(records: Records, side: str, name: str) -> float | None:
+    """Megabytes at most of the process, predictions and the other runs included."""
+    return middle([r["memory"]["end"] for r in of(records, "train", side, name)])
 
 
 def fastest(records: Records, name: str, seconds: Seconds) -> str | None:
@@ -144,13 +150,15 @@ def bar_rows(records: Records) -> list[str]:
     for name, (other, bar) in STEADY_BARS.items():
         what = "256 runs" if name == "W7" else "a step"
         rows.append(bar_row(f"{name}, {what}", Compared(CHOSEN[name], other, name, steady), bar, records))
+    rows.append(bar_row("W5, a step: the goal", Compared(RUN, TORCH, "W5", steady), 1.0, records))
     for what, seconds, bar in (("whole process", whole, WHOLE_BAR), ("second process, cache", cached, CACHED_BAR)):
         for name in WHOLE_NAMES:
             best = fastest(records, name, whole)
             compared = best and Compared(CHOSEN[name], best, name, seconds)
             rows.append(bar_row(f"{name}, {what}", compared or None, bar, records, ", the best library"))
-    for name, ours in CHOSEN.items():
-        rows.append(bar_row(f"{name}, peak memory", Compared(ours, SCAN, name, memory), MEMORY_BAR, records))
+    for what, megabytes in (("peak memory", memory), ("peak memory, later runs", memory_of_all)):
+        for name, ours in CHOSEN.items():
+            rows.append(bar_row(f"{name}, {what}", Compared(ours, SCAN, name, megabytes), MEMORY_BAR, records))
     found = [seconds for blocks in BLOCKS if (seconds := compile_seconds(records, blocks)) is not None]
     ratio = max(found) / min(found) if len(found) == len(BLOCKS) else None
     what = f"`repeat` of {', '.join(map(str, BLOCKS[:-1]))} and {BLOCKS[-1]} blocks: the longest"
@@ -249,7 +257,7 @@ def side_row(records: Records, side: str, name: str) -> str | None:
         number(cached(records, side, name), 2) if side in OURS else "",
         spread([r["loss"] for r in taken]),
         f"{statistics.median(r['accuracy'] for r in taken):.3f}",
-        number(memory(records, side, name), 0),
+        f"{number(memory(records, side, name), 0)} / {number(memory_of_all(records, side, name), 0)}",
     ]
     return f"| {title} | " + " | ".join(cells) + " |"
 
@@ -368,7 +376,8 @@ steps; for W7, the time of all 256 runs.
 cache of compiled programs; **with cache**: the same for a second process, after `training.cache_programs` in the first
 one. **Final loss** (median and range) and **accuracy** are computed by NumPy, alike for all sides, from what the
 network says after its first run about the rows that it was trained on. **Peak**: the most memory that the process had
-up to the end of the first run; for JAX that is mostly while it compiles.
+up to the end of the first run, for JAX mostly while it compiles; and up to its own end, predictions and the repeated
+runs included.
 """
 
 LOSSES = """\
@@ -384,17 +393,26 @@ gradients; [product_times.md](product_times.md) has each of them. Tried without 
 parts, or of copies; the oneDNN, XNNPACK and YNNPACK paths of XLA; keeping products instead of computing them twice.
 Kept: batch and positions as one axis, one product for query, key and value, and up to four blocks without a loop.""",
     "whole process": """\
-importing JAX and compiling are most of it, and the fastest library needs neither, or not so much of it;
-[start_times.md](start_times.md) divides a start into its parts. Tried without enough gain: lower levels of
-optimization, XLA's code generation in two parts, random bits written out instead of in a loop, the keys of all layers
-in one operation. Kept: a step is traced once, weights are drawn along one axis, initialisation is a part of the one
-program. From the second process on, `training.cache_programs` leaves out the compiling.""",
+importing JAX, tracing and compiling are most of it (of W4, whose training takes as long, the half), and the fastest
+library needs neither, or compiles less; [start_times.md](start_times.md) divides a start into its parts. Tried without
+enough gain: lower levels of optimization, XLA's code generation in two parts, random bits written out instead of in a
+loop. A smaller last batch is a second program; filled up with rows that do not count it would be another step. Kept: a
+step is traced once, the weights of all layers are drawn together ([deep_start_times.md](deep_start_times.md)),
+initialisation is a part of the one program. From the second process on, `training.cache_programs` leaves out the
+compiling.""",
     "second process, cache": """\
-nothing is compiled any more; what is left is importing JAX, tracing, lowering and reading the program back
-([start_times.md](start_times.md)).""",
+nothing is compiled any more. What is left is importing JAX, which alone is more than half of the target, the data,
+tracing, lowering and reading the program back: [start_times.md](start_times.md) has the seconds of each. Without
+tracing nobody knows whether it is the same program, for what a trainer reads may have changed since the last
+process.""",
+    "peak memory, later runs": """\
+up to the end of the first run it is within the target (the rows above).""",
     "peak memory": """\
 the most memory that a process ever has is that of compiling, and a convolution as a product of patches is a larger
 program; one that comes from the cache of programs stays below.""",
+    "W5, a step: the goal": """\
+convolutions are products of patches, which [convolution_times.md](convolution_times.md) measures case by case; the rest
+are these products and Adam.""",
     "W5, a step": """\
 convolutions are products of patches, which [convolution_times.md](convolution_times.md) measures case by case; the rest
 are these products and Adam.""",

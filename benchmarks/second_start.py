@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 from against_scan import ROOT, in_process, machine, marked, shown
+from one_run import FUSED
+from performance_page import CHOSEN
 from workloads import WORKLOADS, data
 
 PAGE = ROOT / "docs" / "start_times.md"
@@ -28,6 +30,8 @@ NAMES = ("W1", "W2", "W3", "W4")
 WITHOUT, EMPTY, FILLED = "without", "empty", "filled"
 BAR = 0.6  # of the process without a cache
 PARTS = ("import jax", "import funcnn, optax", "data", "tracing", "lowering", "compiling", "running")
+
+PARTS_HEAD = f"| | {' | '.join(PARTS)} | together |\n|{'---|' * (len(PARTS) + 2)}"
 
 HEAD = """\
 | | no cache, s | empty cache, s | filled cache, s | empty / none | filled / none | bar | compiled, filled |
@@ -54,8 +58,11 @@ def one(name: str, arrays: str, cache: str, started: float) -> dict[str, float]:
     return {"process": time.time() - started, "compiled": len(compiled), "loss": loss}
 
 
-def parts(name: str, arrays: str) -> dict[str, float]:
-    """In a fresh process: the seconds of each part of a run that is compiled, from the first import to the end."""
+def parts(name: str, arrays: str, pieces_too: str) -> dict[str, float]:
+    """In a fresh process: the seconds of each part of a run that is compiled, from the first import to the end.
+
+    A cache of programs and one kernel for a loop are what the environment asks ``by_funcnn`` for.
+    """
     marks = [time.perf_counter()]
 
     def passed() -> None:
@@ -63,10 +70,10 @@ def parts(name: str, arrays: str) -> dict[str, float]:
 
     import jax
 
-    jax.devices()
     passed()
-    from by_funcnn import TRAINERS, program
+    from by_funcnn import TRAINERS, program  # which makes settings that have to be made before the first device
 
+    jax.devices()
     passed()
     found, work, key = np.load(arrays), WORKLOADS[name], jax.random.key(0)
     data = jax.block_until_ready((jax.numpy.asarray(found["x"]), jax.numpy.asarray(found["y"])))
@@ -80,7 +87,7 @@ def parts(name: str, arrays: str) -> dict[str, float]:
     jax.block_until_ready(compiled(key, data))
     passed()
     seconds = dict(zip(PARTS, (after - before for before, after in itertools.pairwise(marks)), strict=True))
-    return seconds | pieces(TRAINERS[name], key, data, work.batch_size)
+    return seconds | (pieces(TRAINERS[name], key, data, work.batch_size) if pieces_too else {})
 
 
 def pieces(trainer: Any, key: Any, data: Any, batch_size: int | None) -> dict[str, float]:
@@ -108,17 +115,32 @@ def pieces(trainer: Any, key: Any, data: Any, batch_size: int | None) -> dict[st
     return seconds
 
 
-def taken_apart(name: str, repeats: int) -> tuple[str, str]:
-    """The row of a workload: its parts; and the pieces of what is compiled."""
+def taken_apart(name: str, repeats: int) -> tuple[str, str, str]:
+    """The rows of a workload, its parts without a cache and with a filled one; and the pieces of what is compiled.
+
+    As in performance.py the loops of tiny networks are one kernel.
+    """
+    fused = {"FUNCNN_BENCH_FUSED": "1"} if CHOSEN[name] == FUSED else {}
     with tempfile.TemporaryDirectory() as folder:
         x, y = data(name)
-        arrays = pathlib.Path(folder) / "arrays.npz"
+        arrays, cached = pathlib.Path(folder) / "arrays.npz", {"FUNCNN_BENCH_CACHE": f"{folder}/programs"}
         np.savez(arrays, x=x, y=y)
-        found = [in_process(__file__, "--parts", name, str(arrays)) for _ in range(repeats)]
-    median = {part: statistics.median(each[part] for each in found) for part in found[0]}
+
+        def median(settings: dict[str, str], pieces_too: str = "") -> dict[str, float]:
+            found = [in_process(__file__, "--parts", name, str(arrays), pieces_too, settings=settings) for _ in counts]
+            return {part: statistics.median(each[part] for each in found) for part in found[0]}
+
+        counts = range(repeats)
+        first = median(fused, "pieces")
+        in_process(__file__, "--parts", name, str(arrays), "", settings=fused | cached)
+        second = median(fused | cached)
+    apart = ", ".join(f"{piece} {seconds:.2f}" for piece, seconds in first.items() if piece not in PARTS)
+    return part_row(name, first), part_row(name, second), f"- {name}: {apart}."
+
+
+def part_row(name: str, median: dict[str, float]) -> str:
     cells = " | ".join(f"{median[part]:.2f}" for part in PARTS)
-    apart = ", ".join(f"{piece} {seconds:.2f}" for piece, seconds in median.items() if piece not in PARTS)
-    return f"| {name} | {cells} | {sum(median[part] for part in PARTS):.2f} |", f"- {name}: {apart}."
+    return f"| {name} | {cells} | {sum(median[part] for part in PARTS):.2f} |"
 
 
 def measured(name: str, repeats: int) -> str:
@@ -144,7 +166,7 @@ def measured(name: str, repeats: int) -> str:
     return f"| {name} | {seconds} | {ratios} | {BAR} | {marked(compiled, 0, 0)} |"
 
 
-def page(rows: list[str], apart: list[tuple[str, str]], repeats: int, load: float) -> str:
+def page(rows: list[str], apart: list[tuple[str, str, str]], repeats: int, load: float) -> str:
     lines = "\n".join(rows)
     titles = "\n".join(f"- **{name}**: {WORKLOADS[name].title}" for name in NAMES)
     return f"""\
@@ -169,22 +191,26 @@ counts programs that were compiled although the cache was filled, in all repeats
 
 ## Where the first seconds go
 
-Of `jax.jit(run)`, without a cache, in seconds; a process each, medians.
+Of `jax.jit(run)` in seconds, of W1 and W2 after `fuse_small_loops`; a process each, medians. Without a cache:
 
-| | {" | ".join(PARTS)} | together |
-|{"---|" * (len(PARTS) + 2)}
-{chr(10).join(row for row, _ in apart)}
+{PARTS_HEAD}
+{chr(10).join(row for row, _, _ in apart)}
+
+With a cache that is filled, where in place of compiling the program is read back:
+
+{PARTS_HEAD.replace("compiling", "reading back")}
+{chr(10).join(row for _, row, _ in apart)}
 
 What XLA takes, where these pieces are compiled as programs of their own:
 
-{chr(10).join(line for _, line in apart)}
+{chr(10).join(line for _, _, line in apart)}
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one repeat of each, and no page")
-    parser.add_argument("--parts", nargs=2, help=argparse.SUPPRESS)  # likewise
+    parser.add_argument("--parts", nargs=3, help=argparse.SUPPRESS)  # likewise
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)  # what a fresh process is started with
     options = parser.parse_args()
     if options.one:

@@ -227,6 +227,25 @@ def test_a_fresh_process_says_what_it_took(benchmark, tmp_path):
     assert 0 < found["last_loss"] < 1
     assert (found["platform"], found["device"]) == ("cpu", "cpu")
     assert list(tmp_path.rglob("*.xplane.pb"))
+    assert found["copies_to_host"] == 0  # a CPU has none
+
+
+def test_copies_to_the_host_are_read_off_a_profile(benchmark, tmp_path):
+    """Of a made-up profile: two of a GPU, beside a kernel, a copy to the device, and what the host calls a copy."""
+
+    def plane(name, events):
+        metadata = "".join(
+            f'event_metadata {{ key: {i} value {{ id: {i} name: "{e}" }} }} ' for i, e in enumerate(events)
+        )
+        line = "".join(f"events {{ metadata_id: {i} }} " for i in range(len(events)))
+        return f'planes {{ name: "{name}" lines {{ name: "Stream" {line} }} {metadata} }}\n'
+
+    text = plane("/device:GPU:0", ["MemcpyD2H", "fusion_3", "MemcpyH2D", "copy DeviceToHost"])
+    text += plane("/host:CPU", ["MemcpyD2H"])
+    found = jax.profiler.ProfileData.text_proto_to_serialized_xspace(text)
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "a.xplane.pb").write_bytes(found)
+    assert benchmark("one_large").copies_to_host(str(tmp_path)) == 2
 
 
 def record(side, name, number=0, **changes):
