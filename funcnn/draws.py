@@ -1,5 +1,7 @@
 """The random numbers of a whole model in few operations: the same numbers, compiled in a fraction of the time."""
 
+import functools
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -35,14 +37,14 @@ class _Node(NamedTuple):
 def together(f: Callable[..., Any]) -> Callable[..., Any]:
     """``f``, where all keys and numbers that do not depend on one another are drawn in one operation.
 
-    They are the same to the bit. What other generators than Threefry draw stays as it is, and so do loops.
+    They are the same to the bit. What other generators than Threefry draw stays as it is, and so do loops, functions
+    whose results lie somewhere, and all under a mesh.
     """
 
     def joined(*args: Any) -> Any:
         closed, made = jax.make_jaxpr(f, return_shape=True)(*args)
         leaves = jax.tree.leaves(args)
-        is_counted = getattr(jax.config, "jax_threefry_partitionable")  # noqa: B009  # made at run time
-        if closed.effects or not is_counted or _count(closed.jaxpr) < _FEWEST:
+        if closed.effects or _count(closed.jaxpr) < _FEWEST:
             outputs = jaxpr_as_fun(closed)(*leaves)
         else:
             values, nodes = [*leaves], list[_Node]()
@@ -56,14 +58,39 @@ def together(f: Callable[..., Any]) -> Callable[..., Any]:
 
 def _count(jaxpr: Any) -> int:
     """How many operations draw."""
-    called = [e.params["jaxpr"].jaxpr for e in jaxpr.eqns if e.primitive.name in _CALLS]
+    called = [equation.params["jaxpr"].jaxpr for equation in jaxpr.eqns if _is_call(equation)]
     return sum(map(_count, called)) + sum(map(_is_draw, jaxpr.eqns))
+
+
+def _is_call(equation: Any) -> bool:
+    """Whether an operation is a function of ``jit`` that says nothing of devices, layouts or compiler options."""
+    if equation.primitive.name not in _CALLS:
+        return False
+    plain = _plain_call()
+    settings = {name: value for name, value in equation.params.items() if name not in _OF_ITS_OWN}
+    return all(set(_all(value)) <= set(_all(plain[name])) for name, value in settings.items())
+
+
+_OF_ITS_OWN = ("jaxpr", "name", "donated_invars", "keep_unused", "inline")
+
+
+def _all(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+@functools.cache
+def _plain_call() -> dict[str, Any]:
+    """The settings of a function of ``jit`` about which nothing was said."""
+    [equation] = jax.make_jaxpr(jax.jit(lambda a: a))(0.0).eqns
+    return equation.params
 
 
 def _is_draw(equation: Any) -> bool:
     """Whether an operation mixes keys of Threefry with counters, as all that draw do: the first 2**32 of an array."""
     name, keys = equation.primitive.name, equation.invars[0].aval if equation.invars else None
     if name not in _DRAWS or keys is None or keys.dtype not in bits.key_types():
+        return False
+    if not (equation.ctx.threefry_partitionable and equation.ctx.cur_abstract_mesh.empty):
         return False
     if name == "random_fold_in":
         shapes = {keys.shape, equation.invars[1].aval.shape}
@@ -90,7 +117,7 @@ def _flattened(closed: Any, inputs: list[int], values: list[Any], nodes: list[_N
 
     for equation in jaxpr.eqns:
         given = [place(operand) for operand in equation.invars]
-        if equation.primitive.name in _CALLS and _count(equation.params["jaxpr"].jaxpr):
+        if _is_call(equation) and _count(equation.params["jaxpr"].jaxpr):
             made = _flattened(equation.params["jaxpr"], given, values, nodes)
         else:
             made = [added(_UNKNOWN) for _ in equation.outvars]
@@ -112,27 +139,52 @@ def _needed(nodes: list[_Node], places: list[int]) -> list[_Node]:
 def _compute(values: list[Any], nodes: list[_Node]) -> None:
     """All values: what is known without drawing, then what is drawn of that; keys before numbers, as there may be more.
 
-    Each time around there is something to compute, for operations stand behind those that they depend on.
+    As long as operations are left there is something to compute, for they stand behind those that they depend on.
     """
-    while nodes:
-        ready: dict[str, list[_Node]] = {name: [] for name in _DRAWS}
-        for node in nodes:
-            given = [values[place] for place in node.inputs]
-            if any(value is _UNKNOWN for value in given):
-                continue
+    waiting: dict[int, list[int]] = {}  # by the place of a value that is not known yet: who waits for it
+    missing: list[int] = []  # how many values each operation waits for
+    for number, node in enumerate(nodes):
+        places = {place for place in node.inputs if values[place] is _UNKNOWN}
+        missing.append(len(places))
+        for place in places:
+            waiting.setdefault(place, []).append(number)
+    ready = deque(number for number, count in enumerate(missing) if not count)
+    drawn: dict[str, list[_Node]] = {name: [] for name in _DRAWS}
+
+    def known(node: _Node) -> None:
+        for place in node.outputs:
+            for number in waiting.pop(place, []):
+                missing[number] -= 1
+                if not missing[number]:
+                    ready.append(number)
+
+    while True:
+        while ready:
+            node = nodes[ready.popleft()]
             if _is_draw(node.equation) and 0 < _size(node) <= _MOST:
-                ready[node.equation.primitive.name].append(node)
+                drawn[node.equation.primitive.name].append(node)
             else:
-                _set(values, node, given)
-        for group in _groups(next((drawn for drawn in ready.values() if drawn), [])):
-            _draw(values, group)
-        nodes = [node for node in nodes if any(values[place] is _UNKNOWN for place in node.outputs)]
+                _set(values, node)
+                known(node)
+        name = next((name for name in _DRAWS if drawn[name]), None)
+        if name is None:
+            break
+        chosen, drawn[name] = drawn[name], []
+        for group in _groups(chosen):
+            if len(group) > 1:
+                _draw(values, group)
+            else:
+                _set(values, group[0])
+            for node in group:
+                known(node)
 
 
-def _set(values: list[Any], node: _Node, given: list[Any]) -> None:
+def _set(values: list[Any], node: _Node) -> None:
     primitive = node.equation.primitive
     with node.equation.ctx.manager:  # settings that held where it was traced
-        made = primitive.bind(*given, **primitive.get_bind_params(node.equation.params))
+        made = primitive.bind(
+            *(values[place] for place in node.inputs), **primitive.get_bind_params(node.equation.params)
+        )
     for place, value in zip(node.outputs, made if primitive.multiple_results else [made], strict=True):
         values[place] = value
 
@@ -191,5 +243,5 @@ def _counted(keys: Any, sizes: Any) -> tuple[Any, Any]:
         row = np.repeat(np.arange(len(sizes)), sizes)
         return keys[row], jnp.asarray(np.arange(count, dtype=np.uint32) - begins[row])
     number = jax.lax.iota(jnp.uint32, count)
-    row = jnp.searchsorted(jnp.asarray(ends, jnp.uint32), number, side="right", method="compare_all")
+    row = jnp.searchsorted(jnp.asarray(ends, jnp.uint32), number, side="right", method="scan")  # in little memory
     return keys[row], number - jnp.asarray(begins)[row]

@@ -153,18 +153,72 @@ def test_few_are_drawn_apart(monkeypatch):
 
 
 def test_no_more_is_drawn_together_than_there_is_room_for(monkeypatch):
-    sizes = []
-    real = draws._draw
-    monkeypatch.setattr(
-        draws, "_draw", lambda values, nodes: sizes.append(list(map(draws._size, nodes))) or real(values, nodes)
-    )
+    sizes, groups = [], draws._groups
+
+    def seen(nodes):
+        for group in groups(nodes):
+            sizes.append([draws._size(node) for node in group])
+            yield group
+
+    monkeypatch.setattr(draws, "_groups", seen)
     monkeypatch.setattr(draws, "_MOST", 10)
-    draws.together(
-        lambda key: [
-            jax.random.uniform(k, (n,)) for k, n in zip(jax.random.split(key, 5), (4, 4, 4, 11, 10), strict=True)
-        ]
-    )(KEY)
+    shapes = (4, 4, 4, 11, 10)
+    same(lambda key: [jax.random.uniform(k, (n,)) for k, n in zip(jax.random.split(key, 5), shapes, strict=True)], KEY)
     assert sizes == [[5], [4, 4], [4], [10]]  # the array of 11 is drawn by itself
+
+
+@pytest.mark.parametrize(("members", "depth"), [(256, 3), (1, 60)])
+def test_drawn_together_it_takes_little_memory(members, depth):
+    """Not of the number of keys times that of numbers."""
+    model, x = models.mlp([16] * depth, 4), jnp.ones((1, 8))
+    keys = jax.random.split(KEY, members)
+    together = jax.jit(jax.vmap(draws.together(lambda key: model.init(key, x)[0]))).lower(keys).compile()
+    made = together.memory_analysis()
+    assert made.temp_size_in_bytes < 20 * made.output_size_in_bytes + 2**20
+
+
+def test_settings_that_hold_inside_are_kept():
+    def drawn(key):
+        with jax.threefry_partitionable(False):
+            return jax.random.normal(key, (3, 3))
+
+    same(lambda key: [drawn(k) for k in jax.random.split(key, 8)], KEY)
+
+
+def test_a_function_that_says_where_its_results_lie_is_not_taken_apart():
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
+    there = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    placed = jax.jit(lambda key: jax.random.normal(key, (4,)), out_shardings=there)
+
+    def f(key):
+        return [placed(k) for k in jax.random.split(key, 6)]
+
+    for a in jax.jit(draws.together(f))(KEY):
+        assert isinstance(a.sharding, jax.sharding.NamedSharding)
+        assert a.sharding.mesh == mesh
+    same(f, KEY)
+
+
+def test_under_a_mesh_nothing_is_drawn_together():
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,), devices=jax.devices()[:1])
+    spec = jax.sharding.PartitionSpec("x")
+    with jax.set_mesh(mesh):
+        same(lambda key: [jax.random.normal(k, (4,), out_sharding=spec) for k in jax.random.split(key, 6)], KEY)
+
+
+def test_no_keys_side_by_side():
+    same(lambda key: (jax.vmap(jax.random.normal)(jax.random.split(key, 0)), jax.random.uniform(key, (3,))), KEY)
+
+
+def test_a_chain_of_keys_is_followed(monkeypatch):
+    monkeypatch.setattr(draws, "_draw", lambda values, nodes: pytest.fail("nothing is drawn beside another"))
+
+    def f(key):
+        for _ in range(30):
+            key = jax.random.fold_in(key, 1)
+        return jax.random.key_data(key)
+
+    same(f, KEY)
 
 
 def test_a_print_in_init_is_seen(capfd):

@@ -487,6 +487,49 @@ def test_an_array_that_a_loss_holds_may_change(wrap):
     assert_same_bytes(third.history, first.history)
 
 
+def test_what_a_loss_calls_on_the_host_may_change():
+    def loss_of(number):
+        def on_the_host(p):
+            return np.full(p.shape[:-1], number, np.float32)
+
+        def loss(p, t):
+            made = jax.ShapeDtypeStruct(p.shape[:-1], jnp.float32)
+            more = jax.pure_callback(on_the_host, made, jax.lax.stop_gradient(p), vmap_method="broadcast_all")
+            return losses.softmax_cross_entropy(p, t) + more
+
+        return loss
+
+    found = []
+    loss = None
+
+    def made_here(rate):
+        return training.supervised(layers.dense(3), loss, optax.sgd(rate))
+
+    for number in (0.0, 100.0):
+        loss = loss_of(number)
+        found.append(sweep(made_here, [0.1, 0.2], epochs=1).history["loss"])
+    np.testing.assert_allclose(found[1] - found[0], 100, atol=0.01)
+
+
+def test_settings_inside_of_a_loss_may_change():
+    found, counted = [], True
+
+    def loss(p, t):
+        with jax.threefry_partitionable(counted):
+            noise = jax.random.uniform(jax.random.key(3), (2,)).sum()
+        return losses.softmax_cross_entropy(p, t) + noise
+
+    def made_here(rate):
+        return training.supervised(layers.dense(3), loss, optax.sgd(rate))
+
+    for counted in (True, False):
+        found.append(sweep(made_here, [0.1, 0.2], epochs=1).history["loss"])
+        with jax.threefry_partitionable(counted):
+            noise = jax.random.uniform(jax.random.key(3), (2,)).sum()
+        found[-1] -= noise
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_events_hold_all_members():
     events = []

@@ -36,7 +36,8 @@ def operations(closed: Any, *, everything: bool = False) -> list[str]:
     """A program as lines of text: its operations in order, one within the other, with the numbers written in it.
 
     Names of variables, functions and places in memory are left out, so that the same program gives the same lines in
-    another process. With ``everything`` only places in memory are: what is called how, and where it runs, stands there.
+    another process. With ``everything`` only places in memory are, and not of what the host is called back for: what is
+    called how, where it runs and under which settings stands there.
     """
     return list(_lines(closed.jaxpr, closed.consts, "", everything))
 
@@ -53,8 +54,9 @@ def _lines(jaxpr: Any, consts: Any, indent: str, everything: bool) -> Iterator[s
         for variable in equation.outvars:
             names[variable] = f"v{len(names)}"
         made = " ".join(f"{names[variable]}:{variable.aval}" for variable in equation.outvars)
-        options, inner = _options(equation.params, everything)
-        yield f"{indent}{made} = {equation.primitive.name}{options} {' '.join(given)}"
+        options, inner = _options(equation, everything)
+        place = _ADDRESS.sub("0x", f" in {equation.ctx}") if everything else ""
+        yield f"{indent}{made} = {equation.primitive.name}{options} {' '.join(given)}{place}"
         for name, (part, part_consts) in inner:
             yield f"{indent}  {name}:"
             yield from _lines(part, part_consts, indent + "    ", everything)
@@ -76,8 +78,9 @@ def _const(value: Any) -> str:
     return f"{array.dtype}{list(array.shape)} {hashlib.sha256(array.tobytes()).hexdigest()}"
 
 
-def _options(params: dict[str, Any], everything: bool) -> tuple[str, list[tuple[str, tuple[Any, Any]]]]:
+def _options(equation: Any, everything: bool) -> tuple[str, list[tuple[str, tuple[Any, Any]]]]:
     """The parameters of an operation as a text, and the programs among them."""
+    params, is_callback = equation.params, everything and "callback" in equation.primitive.name
     texts: list[str] = []
     inner: list[tuple[str, tuple[Any, Any]]] = []
     for name in sorted(params):
@@ -88,5 +91,6 @@ def _options(params: dict[str, Any], everything: bool) -> tuple[str, list[tuple[
             # An open program has no constants of its own.
             inner += [(name, (getattr(part, "jaxpr", part), getattr(part, "consts", ()))) for part in programs]
         elif everything or not (_NAMES.fullmatch(name) or any(callable(p) and not isinstance(p, type) for p in parts)):
-            texts.append(f"{name}={_ADDRESS.sub('0x', str(value))}")
+            text = str(value) if is_callback else _ADDRESS.sub("0x", str(value))  # which function it calls is its place
+            texts.append(f"{name}={text}")
     return f"[{' '.join(texts)}]" if texts else "", inner
