@@ -7,13 +7,12 @@ The parameters of each model as one compiled program: traced, lowered and compil
 """
 
 import datetime
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from against_scan import ROOT, in_process, machine
-from sided import called, command
+from against_scan import ROOT, machine
+from sided import called, command, medians
 
 from funcnn import draws
 
@@ -73,12 +72,7 @@ def one(side: str) -> list[float]:
 
 
 def measured(rounds: int) -> dict[str, list[float]]:
-    """Medians of rounds, in which the sides take turns."""
-    found: dict[str, list[list[float]]] = {side: [] for side in SIDES}
-    for _ in range(rounds):
-        for side, of in found.items():
-            of.append(in_process(__file__, "--side", side))
-    return {side: [statistics.median(each) for each in zip(*of, strict=True)] for side, of in found.items()}
+    return medians(__file__, SIDES, rounds)
 
 
 def rows(found: dict[str, list[float]]) -> list[str]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from against_scan import ROOT
+from against_scan import ROOT, in_process
 from clock import seconds_of
 
 ROUNDS = 5
@@ -25,6 +25,15 @@ def median_seconds(call: Callable[[], Any], seconds: float, least: int) -> float
     """The median of calls for so long and at least so many, after one to warm up."""
     call()
     return statistics.median(seconds_of(call, seconds, least))
+
+
+def medians(script: str, sides: Sequence[str], rounds: int) -> dict[str, list[float]]:
+    """Of each number that ``one`` gives of a side the median of rounds, in which the sides take turns."""
+    found: dict[str, list[list[float]]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side, of in found.items():
+            of.append(in_process(script, "--side", side))
+    return {side: [statistics.median(each) for each in zip(*of, strict=True)] for side, of in found.items()}
 
 
 def command(

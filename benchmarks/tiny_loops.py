@@ -9,13 +9,12 @@ flag when it starts.
 
 import datetime
 import itertools
-import statistics
 import sys
 from typing import NamedTuple
 
 import numpy as np
-from against_scan import ROOT, in_process, machine
-from sided import called, command, median_seconds
+from against_scan import ROOT, machine
+from sided import called, command, median_seconds, medians
 
 from funcnn import small_products
 
@@ -78,12 +77,7 @@ def one(side: str) -> list[float]:
 
 
 def measured(rounds: int) -> dict[str, list[float]]:
-    """Medians of rounds, in which the sides take turns."""
-    found: dict[str, list[list[float]]] = {side: [] for side in SIDES}
-    for _ in range(rounds):
-        for side, of in found.items():
-            of.append(in_process(__file__, "--side", side))
-    return {side: [statistics.median(each) for each in zip(*of, strict=True)] for side, of in found.items()}
+    return medians(__file__, SIDES, rounds)
 
 
 def rows(found: dict[str, list[float]]) -> list[str]:

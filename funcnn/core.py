@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, ref
 
 import jax
 import jax.numpy as jnp
@@ -260,19 +261,36 @@ def child_init(name: str, layer: Layer, key: Any, x: Any) -> tuple[Tree, Tree, A
         return params, state, output_spec(layer, params, state, x)
 
 
-_SHAPES_ALONE: ContextVar[bool] = ContextVar("shapes_alone", default=False)
-
-
 def output_spec(layer: Layer, params: Tree, state: Tree, x: Any) -> Any:
     """The shapes and dtypes of what a layer makes of ``x``; no layer computes them by hand."""
+    try:
+        made = jax.eval_shape(_for_shapes(layer.apply), params, state, x)
+    except Exception:  # once more, for an error that says whose it is
+        return jax.eval_shape(lambda p, s, a: _expect_pair(layer, _alone(layer.apply, p, s, a))[0], params, state, x)
+    return _expect_pair(layer, made)[0]
+
+
+_SHAPES_ALONE: ContextVar[bool] = ContextVar("shapes_alone", default=False)
+_FOR_SHAPES: WeakKeyDictionary[Any, Callable[..., Any]] = WeakKeyDictionary()
+
+
+def _for_shapes(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """One function for each ``apply``: what JAX has traced of it is found again, and not by ``jit`` of ``apply``."""
+    try:
+        if apply not in _FOR_SHAPES:
+            there = ref(apply)
+            _FOR_SHAPES[apply] = lambda *given: _alone(there(), *given)
+        return _FOR_SHAPES[apply]
+    except TypeError:  # no hash, or nothing that a reference can be had to
+        return lambda *given: _alone(apply, *given)
+
+
+def _alone(apply: Any, *given: Any) -> Any:
     before = _SHAPES_ALONE.set(True)
     try:
-        made = jax.eval_shape(layer.apply, params, state, x)  # of the same layer and shapes JAX finds it again
-    except Exception:  # once more, for an error that says whose it is
-        return jax.eval_shape(lambda p, s, a: _expect_pair(layer, layer.apply(p, s, a))[0], params, state, x)
+        return apply(*given)
     finally:
         _SHAPES_ALONE.reset(before)
-    return _expect_pair(layer, made)[0]
 
 
 def asks_for_shapes_alone() -> bool:

@@ -16,7 +16,7 @@ from funcnn import bits
 # XLA on CPU compiles a loop of its own for each key that is folded and each array that is drawn, three for a dense
 # layer (benchmarks/deep_starts.py, docs/deep_start_times.md). But all of them do the same: a key and a counter are
 # mixed, each pair by itself. So those of many arrays are mixed side by side: all keys of one level of a model, and then
-# all numbers. Written out, without a loop, they are compiled no sooner: XLA then writes them out for each array.
+# all numbers. Without the loop it would be one kernel, but XLA writes that out again for each array that reads it.
 _FEWEST = 9  # operations that draw: fewer are compiled as soon by themselves
 _MOST = 2**20  # numbers drawn together, for they are in memory together; of large arrays each is drawn by itself
 _DRAWS = ("random_fold_in", "random_split", "random_bits")
@@ -195,12 +195,13 @@ def _size(node: _Node) -> int:
 
 def _groups(nodes: list[_Node]) -> Iterator[list[_Node]]:
     """As many together as there is room for."""
-    group: list[_Node] = []
+    group, count = list[_Node](), 0
     for node in nodes:
-        if group and sum(map(_size, group)) + _size(node) > _MOST:
+        if group and count + _size(node) > _MOST:
             yield group
-            group = []
+            group, count = [], 0
         group.append(node)
+        count += _size(node)
     if group:
         yield group
 

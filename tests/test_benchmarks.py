@@ -478,13 +478,32 @@ def test_the_loops_that_are_one_kernel_are_those_within_the_bound(benchmark):
 
 
 @pytest.mark.slow
-def test_a_tiny_loop_is_timed_as_it_is_and_as_one_kernel(benchmark):
-    loops = benchmark("tiny_loops")
-    small = "import json, tiny_loops as t; t.STEPS, t.SECONDS, t.CASES = 2, 0, t.CASES[:1]"
+@pytest.mark.parametrize(
+    ("name", "small"),
+    [
+        ("tiny_loops", "b.STEPS, b.SECONDS, b.CASES = 2, 0, b.CASES[:1]"),
+        ("deep_starts", "b.CASES = b.CASES[:2]"),
+    ],
+)
+def test_each_side_is_timed_in_a_process_of_its_own(benchmark, name, small):
     places = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(BENCHMARKS)])}
-    for side in loops.SIDES:
-        [found] = loops.in_process("-c", f"{small}; print(json.dumps(t.one({side!r})))", settings=places)
-        assert 0 < found < 1e6
+    for side in benchmark(name).SIDES:
+        code = f"import json, {name} as b; {small}; print(json.dumps([b.one({side!r}), len(b.CASES)]))"
+        found, count = benchmark("against_scan").in_process("-c", code, settings=places)
+        assert len(found) == count > 0
+        assert all(0 < taken < 1e6 for taken in found)
+
+
+def test_medians_are_of_rounds_in_which_the_sides_take_turns(benchmark, monkeypatch):
+    sided, asked = benchmark("sided"), []
+
+    def in_process(script, option, side):
+        asked.append(side)
+        return [len(asked), 10 * len(asked)]
+
+    monkeypatch.setattr(sided, "in_process", in_process)
+    assert sided.medians("a.py", ("a", "b"), 3) == {"a": [3, 30], "b": [4, 40]}
+    assert asked == ["a", "b"] * 3
 
 
 @pytest.mark.parametrize("module", ["by_torch", "large_by_torch"])
@@ -592,14 +611,3 @@ def test_the_starts_of_deep_models_are_compared(benchmark):
     assert rows[0] == "| `models.mlp([4], 1)` | 2.00 | 1.00 | 0.50 |"
     assert rows[2] == "| `models.mlp([64] * 10, 10)` | 2.00 | 1.00 | 0.50 |"
     assert all(row in starts.page(found, 1, 0.0) for row in rows)
-
-
-@pytest.mark.slow
-def test_a_start_of_a_deep_model_is_timed_apart_and_together(benchmark):
-    starts = benchmark("deep_starts")
-    small = "import json, deep_starts as s; s.CASES = s.CASES[:2]"
-    places = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(BENCHMARKS)])}
-    for side in starts.SIDES:
-        found = starts.in_process("-c", f"{small}; print(json.dumps(s.one({side!r})))", settings=places)
-        assert len(found) == 2
-        assert all(0 < seconds < 60 for seconds in found)

@@ -1,5 +1,7 @@
 """The contract: names, keys, specs, side inputs, and errors that say where."""
 
+import gc
+import weakref
 import zlib
 
 import jax
@@ -363,6 +365,39 @@ def test_the_output_of_a_layer_is_traced_once_for_the_same_shapes():
     assert calls == [(5, 3)]
     model.init(jax.random.key(0), jnp.ones((5, 4)))
     assert calls == [(5, 3), (5, 4)]
+
+
+def test_what_was_traced_for_shapes_is_not_what_runs():
+    asked = []
+
+    class Own:  # a callable without a hash
+        __hash__ = None
+
+        def __call__(self, params, state, x, *, key=None, training=False):
+            return apply(params, state, x)
+
+    def apply(params, state, x, *, key=None, training=False):
+        asked.append(core.asks_for_shapes_alone())
+        return x, state
+
+    for of in (apply, Own()):
+        asked.clear()
+        layer = core.Layer(lambda key, x: ({}, {}), of, "own")
+        layers.serial(layer, layers.dense(2)).init(jax.random.key(0), X)
+        assert asked == [True]
+        jax.make_jaxpr(lambda *given, of=of: of(*given))({}, {}, X)
+        if of is apply:
+            jax.jit(of)({}, {}, X)
+        assert set(asked[1:]) == {False}
+
+
+def test_a_layer_that_is_gone_is_kept_nowhere():
+    layer = core.Layer(lambda key, x: ({}, {}), lambda params, state, x, *, key=None, training=False: (x, state), "own")
+    seen = weakref.ref(layer.apply)
+    layers.serial(layer, layers.dense(2)).init(jax.random.key(0), X)
+    del layer
+    gc.collect()
+    assert seen() is None
 
 
 def test_a_layer_that_failed_is_asked_again():
