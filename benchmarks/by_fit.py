@@ -31,4 +31,4 @@ def started(
         nonlocal state
         state = jax.block_until_ready(training.fit(TRAINERS[name], data, key=key, **options)).state
 
-    return train, lambda x: np.asarray(training.predict(MODELS[name], state, x, batch_size=None))
+    return train, lambda x: np.asarray(training.predict(MODELS[name], state, x))

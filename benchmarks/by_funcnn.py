@@ -94,7 +94,7 @@ def started(
         nonlocal state
         state = jax.block_until_ready(run(key, data)).state
 
-    return train, lambda x: np.asarray(training.predict(MODELS[name], state, x, batch_size=None))
+    return train, lambda x: np.asarray(training.predict(MODELS[name], state, x))
 
 
 def swept(
@@ -110,6 +110,6 @@ def swept(
         state = jax.block_until_ready(found.state)
 
     def predict(x: np.ndarray) -> np.ndarray:
-        return np.asarray(training.predict_members(xor, state, x, batch_size=None)).swapaxes(0, 1)
+        return np.asarray(training.predict_members(xor, state, x)).swapaxes(0, 1)
 
     return train, predict

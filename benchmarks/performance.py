@@ -37,10 +37,6 @@ PEERS = ("flax", "equinox", "keras", "torch", "scikit-learn")
 STEADY_SECONDS = 3
 LIMIT = 1800  # seconds after which a process is given up
 
-# Sides that take long and are far behind: of them fewer rounds, as their rows say.
-FEWER = 3
-LONG = {"keras": (*WORKLOADS,)} | dict.fromkeys(("linen", "nnx", "equinox", "loop"), ("W5", "W6"))
-
 # Final losses over many seeds: of whom, and of how many rows where all of them would take too long.
 COMPARED = (RUN, FUSED, SCAN, TORCH)
 ROWS = {"W4": 6400, "W6": 320}
@@ -62,7 +58,6 @@ def jobs(names: list[str], sides: list[str], rounds: int, seeds: int) -> list[Jo
     made: list[Job] = []
     for number in range(rounds):
         turn = [Job("train", side, name, number) for side in sides for name in names if name in SIDES[side].names]
-        turn = [job for job in turn if number < FEWER or job.name not in LONG.get(job.side, ())]
         turn += [job._replace(kind="cached") for job in turn if job.side in OURS]
         if RUN in sides:
             turn += [Job("compile", RUN, str(blocks), number) for blocks in BLOCKS]
@@ -206,14 +201,17 @@ def main() -> None:
     parser.add_argument("--from", type=pathlib.Path, nargs="?", const=RECORDS, dest="source", help=help_from)
     options = parser.parse_args()
     names, sides = chosen(options.workloads, WORKLOADS, parser), chosen(options.sides, SIDES, parser)
+    printed = options.quick or set(names) != set(WORKLOADS) or set(sides) != set(SIDES)
     if options.source:
         records = read(options.source)
     else:
+        if not printed and revision().endswith("-dirty"):
+            parser.error("a page says of which revision of funcnn it is: commit what is changed, or give --quick")
         rounds, seeds = (1, 0) if options.quick else (options.rounds, options.seeds)
         known = begun(options.keep, parser)
         records = measurements(jobs(names, sides, rounds, seeds), known, options.keep, seeds)
     text = page(records)
-    if options.quick or not (options.source or (set(names) == set(WORKLOADS) and set(sides) == set(SIDES))):
+    if printed and (options.quick or not options.source):
         print(text)
         return
     RECORDS.write_text(lines(records), encoding="utf-8")

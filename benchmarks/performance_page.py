@@ -293,6 +293,12 @@ def loss_rows(records: Records) -> list[str]:
     return rows
 
 
+def losses_text(records: Records) -> str:
+    """What the table says, and of which revision it is where they were measured with another one."""
+    codes = sorted({record["code"] for record in records if record["kind"] == "losses" and "code" in record})
+    return LOSSES + (f" Measured with funcnn {', '.join(codes)}." if codes else "")
+
+
 def quantiles(values: list[float]) -> tuple[float, float]:
     """What a tenth of the values is below, and what a tenth is above."""
     if len(values) < 2:
@@ -352,7 +358,7 @@ of the other side without one: scikit-learn has none.
 {sections}
 ## Final losses over many seeds
 
-{LOSSES}
+{losses_text(records)}
 
 {LOSSES_HEAD}
 {chr(10).join(loss_rows(records))}
