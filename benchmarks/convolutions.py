@@ -7,6 +7,7 @@ Value and gradients, in a ``lax.scan`` as in training; each side is a process of
 """
 
 import datetime
+import math
 import statistics
 import sys
 from collections.abc import Callable
@@ -24,7 +25,7 @@ SECONDS, LEAST = 0.5, 3  # for how long a case is repeated, and how often at lea
 
 
 class Case(NamedTuple):
-    """A square kernel or window over a batch of images, ``(batch, size, size, inputs)``."""
+    """A kernel or window of equal sides over a batch of images, ``(batch, size, size, inputs)`` in two dimensions."""
 
     kind: str  # conv, depthwise, transposed, max or average
     size: int
@@ -35,17 +36,22 @@ class Case(NamedTuple):
     dilation: int = 1
     groups: int = 1
     batch: int = 32
+    dimensions: int = 2
 
     @property
     def title(self) -> str:
         """What the table says."""
-        extras = [f"{self.size}x{self.size}x{self.inputs}"]
+        extras = [f"{self.along(self.size)}x{self.inputs}"]
         if self.kind in ("conv", "transposed"):
             extras[0] += f" to {self.features}"
         given = (("stride", self.strides, 1), ("dilation", self.dilation, 1), ("groups", self.groups, 1))
         extras += [f"{name} {value}" for name, value, usual in given if value != usual]
         extras += [f"batch {self.batch}"] if self.batch != 32 else []
-        return f"{TITLES[self.kind]} {self.window}x{self.window}: {', '.join(extras)}"
+        return f"{TITLES[self.kind]} {self.along(self.window)}: {', '.join(extras)}"
+
+    def along(self, size: int) -> str:
+        """Of each spatial axis the same."""
+        return "x".join([str(size)] * self.dimensions)
 
     @property
     def pools(self) -> bool:
@@ -68,24 +74,33 @@ CASES = (
     Case("conv", 14, 64, 64, groups=8),
     Case("conv", 32, 3, 64, window=7, strides=2),
     Case("conv", 14, 64, 64, window=1),
+    Case("conv", 256, 32, 64, window=5, dimensions=1),
+    Case("conv", 256, 32, 64, dilation=4, dimensions=1),
+    Case("conv", 12, 8, 16, dimensions=3),
     Case("depthwise", 28, 32, 32),
+    Case("depthwise", 28, 32, 32, strides=2),
+    Case("depthwise", 256, 32, 32, window=5, dimensions=1),
     Case("transposed", 14, 32, 32, strides=2),
+    Case("transposed", 14, 32, 32, dilation=2),
+    Case("transposed", 14, 32, 32, strides=2, groups=4),
     Case("max", 28, 32, 32, window=2, strides=2),
     Case("max", 28, 32, 32, strides=2),
     Case("max", 28, 32, 32),
+    Case("max", 12, 16, 16, window=2, strides=2, dimensions=3),
     Case("average", 28, 32, 32, window=2, strides=2),
     Case("average", 28, 32, 32),
 )
-# Patches of 28 to 221 MiB: those of 3x3x64 float32 under 28x28 windows are 1.7 MiB an image.
-BATCHES = (16, 32, 64, 128)
+# Patches of 14 to 221 MiB: those of 3x3x64 float32 under 28x28 windows are 1.7 MiB an image.
+BATCHES = (8, 16, 32, 64, 128)
 WHOLE, CHUNKS = "whole", "chunks"
 
 
 def arrays(case: Case) -> tuple[Any, Any]:
     """Images, and a kernel where there is one, in the layout of JAX."""
     random = np.random.default_rng(0)
-    x = random.standard_normal((case.batch, case.size, case.size, case.inputs), np.float32)
-    shape = (case.window, case.window, 1 if case.kind == "depthwise" else case.inputs // case.groups, case.features)
+    x = random.standard_normal((case.batch, *[case.size] * case.dimensions, case.inputs), np.float32)
+    inputs = 1 if case.kind == "depthwise" else case.inputs // case.groups
+    shape = (*[case.window] * case.dimensions, inputs, case.features)
     return x, np.zeros(0, np.float32) if case.pools else random.standard_normal(shape, np.float32)
 
 
@@ -110,20 +125,25 @@ def by_funcnn(case: Case) -> Callable[[Any, Any], Any]:
 def by_lax(case: Case) -> Callable[[Any, Any], Any]:
     from jax import lax
 
-    window, strides = (1, case.window, case.window, 1), (1, case.strides, case.strides, 1)
-    names = ("NHWC", "HWIO", "NHWC")
+    each = [1] * case.dimensions
+    window, strides = (1, *[case.window] * case.dimensions, 1), (1, *[case.strides] * case.dimensions, 1)
     if case.kind == "max":
         return lambda x, kernel: lax.reduce_window(x, -np.inf, lax.max, window, strides, "SAME")
     if case.kind == "average":
-        return lambda x, kernel: lax.reduce_window(x, 0.0, lax.add, window, strides, "SAME") / case.window**2
-    if case.kind == "transposed":
-        return lambda x, kernel: lax.conv_transpose(x, kernel, strides[1:3], "SAME", dimension_numbers=names)
+        return lambda x, kernel: lax.reduce_window(x, 0.0, lax.add, window, strides, "SAME") / math.prod(window)
+    axes = "DHW"[3 - case.dimensions :]
     options = {
-        "rhs_dilation": (case.dilation,) * 2,
+        "rhs_dilation": [case.dilation] * case.dimensions,
         "feature_group_count": case.inputs if case.kind == "depthwise" else case.groups,
-        "dimension_numbers": names,
+        "dimension_numbers": (f"N{axes}C", f"{axes}IO", f"N{axes}C"),
     }
-    return lambda x, kernel: lax.conv_general_dilated(x, kernel, strides[1:3], "SAME", **options)
+    if case.kind == "transposed":  # as lax.conv_transpose, which has no groups
+        extent = case.dilation * (case.window - 1) + 1
+        low = extent - 1 - max(extent - case.strides, 0) // 2
+        pads = [(low, extent + case.strides - 2 - low)] * case.dimensions
+        spread = {"lhs_dilation": strides[1:-1], **options}
+        return lambda x, kernel: lax.conv_general_dilated(x, lax.rev(kernel, range(len(each))), each, pads, **spread)
+    return lambda x, kernel: lax.conv_general_dilated(x, kernel, strides[1:-1], "SAME", **options)
 
 
 def by_torch(case: Case) -> tuple[Callable[[Any, Any], Any], Any, Any]:
@@ -132,17 +152,20 @@ def by_torch(case: Case) -> tuple[Callable[[Any, Any], Any], Any, Any]:
     from torch.nn import functional as F
 
     x, kernel = (torch.from_numpy(array) for array in arrays(case))
-    x = x.permute(0, 3, 1, 2).contiguous()
-    pad = case.dilation * (case.window - 1) // 2
+    x, spatial = x.movedim(-1, 1).contiguous(), range(case.dimensions)
+    pad, form = case.dilation * (case.window - 1) // 2, f"{case.dimensions}d"
     if case.pools:
-        pool = {"max": F.max_pool2d, "average": F.avg_pool2d}[case.kind]
+        pool = {"max": getattr(F, f"max_pool{form}"), "average": getattr(F, f"avg_pool{form}")}[case.kind]
         return lambda x, kernel: pool(x, case.window, case.strides, pad), x, kernel
-    if case.kind == "transposed":
-        options = {"stride": case.strides, "padding": pad, "output_padding": case.strides - 1}
-        return lambda x, kernel: F.conv_transpose2d(x, kernel, **options), x, kernel.permute(2, 3, 0, 1).contiguous()
     groups = case.inputs if case.kind == "depthwise" else case.groups
     options = {"stride": case.strides, "padding": pad, "dilation": case.dilation, "groups": groups}
-    return lambda x, kernel: F.conv2d(x, kernel, **options), x, kernel.permute(3, 2, 0, 1).contiguous()
+    if case.kind == "transposed":
+        # (window, inputs of a group, groups times features) as (inputs, features of a group, window)
+        kernel = kernel.reshape(*kernel.shape[:-1], groups, -1).movedim(-2, 0).movedim((-2, -1), (1, 2)).flatten(0, 1)
+        transpose, options["output_padding"] = getattr(F, f"conv_transpose{form}"), case.strides - 1
+        return lambda x, kernel: transpose(x, kernel, **options), x, kernel.contiguous()
+    conv = getattr(F, f"conv{form}")
+    return lambda x, kernel: conv(x, kernel, **options), x, kernel.permute(-1, -2, *spatial).contiguous()
 
 
 def in_scan(operation: Callable[[Any, Any], Any], case: Case) -> dict[str, float]:
@@ -249,8 +272,8 @@ images and kernel, which are changed at every step, batches of 32 where nothing 
 
 wrote this page on {datetime.date.today()}: {machine(("torch",))}; load of the machine before it began {load:.1f};
 medians of {rounds} rounds, each side in a process of its own. Milliseconds a step: of funcnn and of
-`lax.conv_general_dilated`, `lax.conv_transpose` and `lax.reduce_window` in a scan of {STEPS} steps, of PyTorch eager;
-megabytes that the compiled scan needs beside what it is given.
+`lax.conv_general_dilated` and `lax.reduce_window` in a scan of {STEPS} steps, of PyTorch eager; megabytes that the
+compiled scan needs beside what it is given.
 
 | | funcnn, ms | lax, ms | PyTorch, ms | funcnn / lax | funcnn / PyTorch | funcnn, MB | lax, MB |
 |---|---|---|---|---|---|---|---|

@@ -690,6 +690,25 @@ def test_a_sweep_inside_a_transformation_is_refused():
         jax.jit(lambda k: training.sweep(plain, [0.1], TRAIN, key=k, epochs=1, progress=False))(KEY)
 
 
+compiled = []  # the names of the programs that XLA was given
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, _, **more: (
+        compiled.append(more.get("fun_name", "")) if event.endswith("backend_compile_duration") else None
+    )
+)
+
+
+def test_a_sweep_compiles_its_two_programs_and_its_keys():
+    """Each operation of its own would be a program of its own, of a few hundredths of a second."""
+    jax.clear_caches()
+    rates = jnp.array([0.1, 0.2])
+    compiled.clear()
+    sweep(plain, rates, seeds=3)
+    programs = {name.removeprefix("jit(").removesuffix(")") for name in compiled} - {"stage"}  # which is a copy
+    own = {"_start", "_advance", "_threefry_seed", "_threefry_fold_in"}
+    assert programs == own | {"multiply"}  # by which optax.sgd makes a rate that is an array negative
+
+
 @pytest.mark.slow
 def test_a_second_sweep_traces_nothing():
     traced = []

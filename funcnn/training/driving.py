@@ -170,7 +170,8 @@ class Driver(NamedTuple):
             number = min(epochs_run * size, self.plan.steps)
         step = span.taken + min(stop, number) - span.first
         if not first:
-            _expect_counted(int(np.max(after.state.step)) - int(np.max(carry.start)), step)
+            before, now = (int(np.asarray(steps).max()) for steps in (carry.start, after.state.step))
+            _expect_counted(now - before, step)
         position = _position(span, step)
         if position is not None and span.ends and stop == span.stop:
             position = position.after_pass()
@@ -284,7 +285,8 @@ def _advice(found: inspection.NonFinite | None, at_once: bool) -> str:
 def epochs_run_of(carry: Carry) -> int:
     """After how many epochs a run was ended by its patience, the last of several; -1 as long as one goes on."""
     stopped = None if carry.watch is None else carry.watch.stopped
-    return -1 if stopped is None or np.min(stopped) < 0 else int(np.max(stopped))
+    numbers = np.asarray(-1 if stopped is None else stopped)
+    return -1 if numbers.min() < 0 else int(numbers.max())
 
 
 def _expect_counted(found: int, taken: int) -> None:

@@ -13,7 +13,7 @@ from funcnn.core import Tree
 
 
 def expanded(grid: Tree, combine: str, seeds: Any) -> tuple[Tree, Any]:
-    """The hyperparameters of each member, the seeds of a point side by side, and the seed of each."""
+    """The hyperparameters of each member, the seeds of a point side by side, and the seed of each: all on the host."""
     checks.expect_option("sweep", "combine", combine, ("product", "zip"))
     chosen = _seeds(seeds)
     named = grid if isinstance(grid, dict) else {"": grid}
@@ -32,7 +32,7 @@ def expanded(grid: Tree, combine: str, seeds: Any) -> tuple[Tree, Any]:
     if combine == "product":
         points = [p.ravel() for p in np.meshgrid(*(np.arange(n) for n in lengths.values()), indexing="ij")]
     values = {
-        name: jnp.asarray(np.repeat(column[point], len(chosen), axis=0))
+        name: np.repeat(column[point], len(chosen), axis=0)
         for (name, column), point in zip(columns.items(), points, strict=True)
     }
     return (values if isinstance(grid, dict) else values[""]), np.tile(chosen, len(points[0]))

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from funcnn import checks
+from funcnn.core import Tree
 from funcnn.training.driving import Driver
 from funcnn.training.keepers import Found, Keeper
 from funcnn.training.keeping import found_in, position_of
@@ -45,7 +46,7 @@ def trained_in_groups(
         if count:
             run = run.again(position_of(found, resume))
             stack.callback(run.close)
-        points = jax.tree.map(lambda a, p=part: a[p], maker.values)
+        points = members_of(maker.values, part)
         result, is_whole = train(run._replace(members=maker._replace(values=points)), place, found, part)
         results.append(result)
         count = min(count + len(part), total)
@@ -78,8 +79,8 @@ def groups_of(maker: Members, run: Driver, keys: Any, state: TrainState | None, 
     size = count
     while size > 1:
         part = np.arange(size)
-        members = maker._replace(values=jax.tree.map(lambda a, p=part: a[p], maker.values))
-        chunk = members.chunk(run, keys[part], state)
+        members = maker._replace(values=members_of(maker.values, part))
+        chunk = members.chunk(run, members_of(keys, part), state)
         most = _most(chunk.jaxpr)
         if max_bytes is None and _BESIDE * most < limit:
             break  # nowhere near: the answer is not worth compiling for
@@ -99,6 +100,11 @@ def grouped(count: int, size: int) -> list[Any]:
     """The numbers of the members in groups of one size, the last one filled up with the last member."""
     padded = np.minimum(np.arange(math.ceil(count / size) * size), count - 1)
     return list(padded.reshape(-1, size))
+
+
+def members_of(tree: Tree, part: Any) -> Tree:
+    """The members of these numbers; all of them are there already, and a gather would be a program to compile."""
+    return jax.tree.map(lambda a: a if np.array_equal(part, np.arange(len(a))) else a[part], tree)
 
 
 # How many times what a program makes it may need: XLA copies, and some operations have a work space of their own.

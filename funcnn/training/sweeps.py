@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from funcnn import checks
 from funcnn.core import Tree, expect_key
@@ -13,7 +14,7 @@ from funcnn.training import progress as progresses
 from funcnn.training.driving import Driver
 from funcnn.training.fingerprints import digest
 from funcnn.training.grids import expanded
-from funcnn.training.groups import grouped, groups_of, kept_size, place_of, trained_in_groups
+from funcnn.training.groups import grouped, groups_of, kept_size, members_of, place_of, trained_in_groups
 from funcnn.training.keepers import Found, Keeper, Keeping, expect_keeping
 from funcnn.training.keeping import begun, found_in, position_of
 from funcnn.training.looks import looking
@@ -110,8 +111,8 @@ def sweep(
     expect_observers("sweep", observers)
     every = None if every is None else checks.expect_count("sweep", "every", every)
     expect_keeping("sweep", checkpoint, resume)
-    values, chosen = expanded(grid, combine, seeds)
-    first = jax.tree.map(lambda a: a[0], values)
+    points, chosen = expanded(grid, combine, seeds)
+    values, first = (jax.tree.map(jnp.asarray, tree) for tree in (points, jax.tree.map(lambda a: a[0], points)))
     with contextlib.ExitStack() as stack:
         keeper = None if checkpoint is None else stack.enter_context(checkpoint.opened())
         size = kept_size(keeper, len(chosen))
@@ -139,13 +140,13 @@ def sweep(
         jaxpr = step_of(make_trainer, first, run, state)
         how = fastest(jaxpr.jaxpr, run.plan) if how == "auto" else how
         maker = Members(same_maker(make_trainer, jaxpr), how, values)
-        keys = jax.vmap(lambda s: jax.random.fold_in(key, s))(jnp.asarray(chosen, jnp.uint32))
+        keys = jax.vmap(lambda s: jax.random.fold_in(key, s))(chosen.astype(np.uint32))
         parts = groups_of(maker, run, keys, state, max_bytes) if size is None else grouped(len(chosen), size)
 
         def trained(group: Driver, place: Keeper | None, found: Found | None, part: Any) -> tuple[Result, bool]:
-            members = group.members
-            extra = {} if place is None else {"members": digest((members and members.values, keys[part])), "how": how}
-            chunk, kept = begun(group, place, found, key, state, resume, extra, keys[part])
+            members, own = group.members, members_of(keys, part)
+            extra = {} if place is None else {"members": digest((members and members.values, own)), "how": how}
+            chunk, kept = begun(group, place, found, key, state, resume, extra, own)
             next_look = looking(every, group.plan.epoch_steps, steps)
             return driven(group, chunk, next_look, list(observers), progress, kept)
 
