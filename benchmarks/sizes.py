@@ -22,7 +22,8 @@ from one_run import peak
 
 PAGE = ROOT / "docs" / "size_times.md"
 SECONDS = 1
-EPOCHS, BATCHES = 4, 8
+BATCHES = 8
+WRITTEN_OUT = 4  # blocks that a person writes one after the other; more are a loop
 OURS, HAND = "funcnn", "by hand"
 
 
@@ -34,6 +35,12 @@ class Size(NamedTuple):
     batch: int = 64
     members: int = 1
     devices: int = 1
+    epochs: int = 4
+
+    @property
+    def steps(self) -> int:
+        """Of a run."""
+        return self.epochs * BATCHES
 
 
 VARIED = {
@@ -44,7 +51,7 @@ VARIED = {
     "devices": (1, 2, 4, 8),
 }
 # What is swept over many members is small; what is spread over devices is large.
-OTHERS = {"members": Size(width=16, depth=2, batch=32), "devices": Size(width=512, batch=512)}
+OTHERS = {"members": Size(width=16, depth=2, batch=32, epochs=64), "devices": Size(width=512, batch=512)}
 
 
 def size(what: str, value: int) -> Size:
@@ -64,7 +71,7 @@ def by_funcnn(of: Size) -> Run:
 
     block = layers.residual(layers.dense(of.width), layers.relu)
     model = layers.serial(layers.repeat(block, of.depth), layers.dense(1))
-    options = {"epochs": EPOCHS, "batch_size": of.batch}
+    options = {"epochs": of.epochs, "batch_size": of.batch}
 
     def trainer(rate: Any) -> training.Trainer:
         return training.supervised(model, losses.squared_error, optax.adam(rate))
@@ -88,19 +95,29 @@ def by_hand(of: Size) -> Run:
 
     def init(key: Any) -> Any:
         last_key, *keys = jax.random.split(key, of.depth + 1)
-        kernels = jnp.stack([glorot(k, (of.width, of.width)) for k in keys])
-        return (kernels, jnp.zeros((of.depth, of.width))), (glorot(last_key, (of.width, 1)), jnp.zeros(1))
+        blocks = [(glorot(k, (of.width, of.width)), jnp.zeros(of.width)) for k in keys]
+        if of.depth > WRITTEN_OUT:
+            blocks = jax.tree.map(lambda *parts: jnp.stack(parts), *blocks)
+        return blocks, (glorot(last_key, (of.width, 1)), jnp.zeros(1))
+
+    def after(x: Any, block: Any) -> tuple[Any, None]:
+        kernel, bias = block
+        return x + jax.nn.relu(x @ kernel + bias), None
 
     def outputs(params: Any, x: Any) -> Any:
         blocks, (kernel, bias) = params
-        x, _ = jax.lax.scan(lambda x, block: (x + jax.nn.relu(x @ block[0] + block[1]), None), x, blocks)
+        if of.depth > WRITTEN_OUT:
+            x, _ = jax.lax.scan(after, x, blocks)
+        else:
+            for block in blocks:
+                x, _ = after(x, block)
         return x @ kernel + bias
 
     net = ByHand(init, outputs, squared, optax.adam(1e-3))
 
     def run(key: Any, x: Any, y: Any) -> Any:
         init_key, shuffle_key = jax.random.split(key)
-        return trained(net, net.init(init_key), shuffle_key, x, y, EPOCHS, of.batch)
+        return trained(net, net.init(init_key), shuffle_key, x, y, of.epochs, of.batch)
 
     def swept(key: Any, x: Any, y: Any) -> Any:
         return jax.vmap(run, in_axes=(0, None, None))(jax.random.split(key, of.members), x, y)
@@ -138,7 +155,7 @@ def one(side: str, of: Size) -> dict[str, float]:
         begin = time.perf_counter()
         jax.block_until_ready(run(key, x, y))
         taken.append(time.perf_counter() - begin)
-    return {"step": min(taken) / (EPOCHS * BATCHES), "first": first, "peak": peak()}
+    return {"step": min(taken) / of.steps, "first": first, "peak": peak()}
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
@@ -188,8 +205,9 @@ python benchmarks/sizes.py
 
 wrote this page on {datetime.date.today()}: {machine()}; load of the machine before it began {load:.1f}. Each
 measurement is a fresh process. A step is the least of the runs of about a second, of all members together, divided by
-the {EPOCHS * BATCHES} steps of a run: a `sweep` is driven from the host, and what that costs once is a part of so few
-of them. The first call has tracing, compilation and one run; the peak is of the whole process.
+the {standard.steps} steps of a run, {small.steps} for members: a `sweep` is driven from the host, and what that costs
+once is a part of them. By hand, {WRITTEN_OUT} blocks are written one after the other, and more are a loop. The first
+call has tracing, compilation and one run; the peak is of the whole process.
 
 {parts}
 """

@@ -15,9 +15,8 @@ import pytest
 from test_law import assert_same_bytes
 
 from funcnn import layers, losses, metrics, penalties, small_products, training
-from funcnn.training import groups
+from funcnn.training import groups, probes
 from funcnn.training.grids import expanded
-from funcnn.training.probes import _calls_a_library
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -114,10 +113,21 @@ def test_members_are_the_product_of_the_grid_and_the_seeds(found):
 def test_a_loop_that_calls_a_library_is_no_kernel():
     """By a product that was not written out: of a batch, in half precision, in a loop inside."""
     x = jnp.ones((3, 3))
-    assert not _calls_a_library(jax.make_jaxpr(lambda x: jnp.tanh(x) + small_products.product(x, x))(x).jaxpr)
+    assert not probes._calls_a_library(jax.make_jaxpr(lambda x: jnp.tanh(x) + small_products.product(x, x))(x).jaxpr)
     inner = jax.make_jaxpr(lambda x: jax.lax.scan(lambda c, _: (c @ c, None), x, length=2)[0])(x)
-    assert _calls_a_library(inner.jaxpr)
-    assert _calls_a_library(jax.make_jaxpr(lambda x: jnp.einsum("bij,bjk->bik", x[None], x[None]))(x).jaxpr)
+    assert probes._calls_a_library(inner.jaxpr)
+    assert probes._calls_a_library(jax.make_jaxpr(lambda x: jnp.einsum("bij,bjk->bik", x[None], x[None]))(x).jaxpr)
+
+
+def test_where_loops_are_one_kernel_members_take_turns_if_theirs_is_one(monkeypatch):
+    x, plan = jnp.ones((3, 3)), SimpleNamespace(draws=False)
+    alone = jax.make_jaxpr(lambda x: small_products.product(x, x))(x).jaxpr
+    batches = jax.make_jaxpr(lambda x: jnp.einsum("bij,bjk->bik", x[None], x[None]))(x).jaxpr
+    assert probes.fastest(alone, plan) == probes.fastest(batches, plan) == "vmap"
+    monkeypatch.setattr(probes, "fuses_small_loops", lambda: True)
+    assert probes.fastest(alone, plan) == "map"
+    assert probes.fastest(alone, SimpleNamespace(draws=True)) == "vmap"
+    assert probes.fastest(batches, plan) == "vmap"
 
 
 def test_a_dict_that_is_taken_for_a_number_is_shown_with_how_to_read_it():
