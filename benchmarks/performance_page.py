@@ -293,12 +293,6 @@ def loss_rows(records: Records) -> list[str]:
     return rows
 
 
-def losses_text(records: Records) -> str:
-    """What the table says, and of which revision it is where they were measured with another one."""
-    codes = sorted({record["code"] for record in records if record["kind"] == "losses" and "code" in record})
-    return LOSSES + (f" Measured with funcnn {', '.join(codes)}." if codes else "")
-
-
 def quantiles(values: list[float]) -> tuple[float, float]:
     """What a tenth of the values is below, and what a tenth is above."""
     if len(values) < 2:
@@ -358,7 +352,7 @@ of the other side without one: scikit-learn has none.
 {sections}
 ## Final losses over many seeds
 
-{losses_text(records)}
+{LOSSES}
 
 {LOSSES_HEAD}
 {chr(10).join(loss_rows(records))}
@@ -391,6 +385,10 @@ Does the faster way train the same? The final losses over the seeds, of W4 and W
 runs: the median, and the 10th and 90th percentiles. Bold is a median of funcnn outside those of the scan by hand. (The
 labels of W4 and W5 are random, so that little is learned there, and little can differ.)"""
 
+SAME = """\
+the operations are those of the scan by hand; within one process, in turns, [scan_times.md](scan_times.md) has the two
+beside one another."""
+
 # What is known of a ratio above its bar, by what its row begins with; rows that meet theirs are not explained.
 REST = {
     "W6, a step": """\
@@ -412,7 +410,9 @@ tracing, lowering and reading the program back: [start_times.md](start_times.md)
 tracing nobody knows whether it is the same program, for what a trainer reads may have changed since the last
 process.""",
     "peak memory, later runs": """\
-up to the end of the first run it is within the target (the rows above).""",
+up to the end of the first run it is within the target (the rows above). The program itself is planned with less
+memory than the one by hand; what later runs add is what the allocator keeps of compiling the predictions between
+them.""",
     "peak memory": """\
 the most memory that a process ever has is that of compiling, and a convolution as a product of patches is a larger
 program; one that comes from the cache of programs stays below.""",
@@ -423,10 +423,11 @@ are these products and Adam.""",
 convolutions are products of patches, which [convolution_times.md](convolution_times.md) measures case by case; the rest
 are these products and Adam.""",
     "W7, 256 runs": """\
-about half of it is not training: each call of `sweep` checks the data and traces a step anew, for what a trainer reads
-may have changed since the last call.""",
-    "W3, a step": """\
-the operations are those of the scan by hand; where single rounds lie on both sides of the target, it is noise.""",
+about a third of it is not training: each call of `sweep` checks the data and traces a step anew, for what a trainer
+reads may have changed since the last call. The scan by hand varies more from round to round than the target allows
+for.""",
+    "W3, a step": SAME,
+    "W4, a step": SAME,
     "time to compile": """\
 four blocks are written out on a CPU; from eight on one block is compiled for all, and what remains is noise.""",
 }
