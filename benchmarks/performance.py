@@ -4,11 +4,12 @@
     python benchmarks/performance.py --keep FILE     keeps each result in a file, and skips those that are there
     python benchmarks/performance.py --from FILE     writes them from such a file, measuring nothing; without FILE
                                                      the page from performance.jsonl
+    python benchmarks/performance.py --anew --workloads W6   of these alone; the rest is what performance.jsonl has
     python benchmarks/performance.py --quick --workloads W1,W3 --sides run,scan,torch
 
 Each measurement is a fresh process (one_run.py); in each round, which has a seed of its own, workloads and sides take
 turns in an order drawn anew. A page is written of all workloads and sides alone; of fewer, and with --quick, it is
-printed.
+printed. With --anew the page says which workloads are of another day and revision than the rest.
 """
 
 import argparse
@@ -189,6 +190,18 @@ def begun(keep: pathlib.Path | None, parser: argparse.ArgumentParser) -> list[Re
     return known
 
 
+def renewed(old: list[Record], new: list[Record], names: list[str]) -> list[Record]:
+    """The old records, with what is new of some workloads instead of theirs; on the same machine, or it is no table."""
+    here, there = (of[0]["machine"] for of in (new, old))
+    if here != there:
+        raise SystemExit(f"{RECORDS.name} is of another machine or of other versions: {there}, and not {here}")
+    about = [record | {"anew": names} for record in new[:1]]
+    found = [record for record in new if record.get("name") in names]
+    abouts = [record for record in old if record["kind"] == "machine" and not set(record.get("anew", ())) & set(names)]
+    rest = [record for record in old if record["kind"] != "machine" and record.get("name") not in names]
+    return abouts + about + rest + found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="such as W1,W3")
@@ -197,11 +210,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20, help="of the table of final losses; 0 leaves it out")
     parser.add_argument("--quick", action="store_true", help="one round, no table of final losses, and no page")
     parser.add_argument("--keep", type=pathlib.Path, help="a file to which each result is added")
+    help_anew = "of the workloads chosen; the rest of the page stays as it is in performance.jsonl"
+    parser.add_argument("--anew", action="store_true", help=help_anew)
     help_from = "a file of results, instead of measuring; without a name performance.jsonl"
     parser.add_argument("--from", type=pathlib.Path, nargs="?", const=RECORDS, dest="source", help=help_from)
     options = parser.parse_args()
     names, sides = chosen(options.workloads, WORKLOADS, parser), chosen(options.sides, SIDES, parser)
-    printed = options.quick or set(names) != set(WORKLOADS) or set(sides) != set(SIDES)
+    printed = options.quick or not (options.anew or set(names) == set(WORKLOADS)) or set(sides) != set(SIDES)
     if options.source:
         records = read(options.source)
     else:
@@ -209,7 +224,10 @@ def main() -> None:
             parser.error("a page says of which revision of funcnn it is: commit what is changed, or give --quick")
         rounds, seeds = (1, 0) if options.quick else (options.rounds, options.seeds)
         known = begun(options.keep, parser)
-        records = measurements(jobs(names, sides, rounds, seeds), known, options.keep, seeds)
+        todo = [job for job in jobs(names, sides, rounds, seeds) if job.kind != "compile" or not options.anew]
+        records = measurements(todo, known, options.keep, seeds)
+        if options.anew and not printed:
+            records = renewed(read(RECORDS), records, names)
     text = page(records)
     if printed and (options.quick or not options.source):
         print(text)

@@ -301,6 +301,11 @@ def quantiles(values: list[float]) -> tuple[float, float]:
     return tenths[0], tenths[-1]
 
 
+def of_later(about: dict[str, Any]) -> str:
+    """Which workloads were measured on another day than the rest."""
+    return f"; {', '.join(about['anew'])} on {about['date']}, load {about['load']:.1f}, funcnn {about['code']}"
+
+
 # ---- the page --------------------------------------------------------------------------------------------------------
 
 
@@ -309,6 +314,7 @@ def page(records: Records) -> str:
     about = next((record for record in records if record["kind"] == "machine"), None)
     wrote = f"{about['date']}: {about['machine']}, float32; load of the machine before it began {about['load']:.1f}"
     wrote += f"; funcnn {about['code']}" if "code" in about else ""
+    wrote += "".join(of_later(record) for record in records if "anew" in record)
     wrote = textwrap.fill(f"wrote this page on {wrote}; {rounds_of(records)} rounds. {MACHINES}", 120)
     bars = bar_rows(records)
     sections = "\n".join(workload_section(records, name) for name in WORKLOADS)

@@ -566,6 +566,25 @@ def test_a_page_is_of_a_revision(benchmark, monkeypatch, capsys):
     assert "commit what is changed" in capsys.readouterr().err
 
 
+def test_a_workload_is_measured_anew_beside_the_rest(benchmark):
+    script, pages = benchmark("performance"), benchmark("performance_page")
+    old = script.read(script.RECORDS)
+    job = script.Job("train", "run", "W6", 0)
+    found = next(record for record in old if record["kind"] == "train" and script.job_of(record) == job)
+    new = [old[0] | {"date": "2031-01-02", "code": "0123abc"}, found | {"steady": 1e3}]
+    records = script.renewed(script.renewed(old, new, ["W6"]), new, ["W6"])
+    assert [record for record in records if record.get("name") == "W6"] == new[1:]
+    rest = [record for record in old if record["kind"] != "machine" and record["name"] != "W6"]
+    assert [record for record in records if record["kind"] != "machine" and record["name"] != "W6"] == rest
+    text = " ".join(pages.page(records).split())
+    assert f"wrote this page on {old[0]['date']}" in text
+    assert f"funcnn {old[0]['code']};" in text
+    assert text.count("; W6 on 2031-01-02, load") == 1
+    assert "funcnn 0123abc; 5 rounds" in text
+    with pytest.raises(SystemExit, match="of another machine"):
+        script.renewed(old, [old[0] | {"machine": "a toaster"}], ["W6"])
+
+
 def test_the_rounds_have_all_sides_each_in_an_order_of_its_own(benchmark):
     script = benchmark("performance")
     todo = script.jobs(["W1", "W5"], ["run", "fused", "torch", "sklearn"], 2, 3)
