@@ -429,7 +429,7 @@ are these products and Adam.""",
 convolutions are products of patches, which [convolution_times.md](convolution_times.md) measures case by case; the rest
 are these products and Adam.""",
     "W7, 256 runs": """\
-about a third of it is not training: each call of `sweep` checks the data and traces a step anew, for what a trainer
+about the half of it is not training: each call of `sweep` checks the data and traces a step anew, for what a trainer
 reads may have changed since the last call. The scan by hand varies more from round to round than the target allows
 for.""",
     "W3, a step": SAME,

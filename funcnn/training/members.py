@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnn.core import Tree
+from funcnn.training import cores
 from funcnn.training.plans import Plan
 from funcnn.training.programs import Carry, Program, advance
 from funcnn.training.runs import Result, best_of, ordered
@@ -23,6 +24,7 @@ class Members(NamedTuple):
     make_trainer: MakeTrainer
     how: str  # "vmap": side by side; "map": one after the other
     values: Tree
+    cores: int = 1  # on which several are computed at once, of those that come one after the other
 
     def start(self, plan: Plan, arrays: Tree, held_out: Tree, keys: Any, state: TrainState | None) -> Carry:
         """The carries of all runs before their first step."""
@@ -32,6 +34,11 @@ class Members(NamedTuple):
         self, plan: Plan, arrays: Tree, held_out: Tree, carry: Carry, first: Any, stop: Any
     ) -> tuple[Carry, Any, dict[str, Any], dict[str, Any]]:
         """A chunk of all runs, and the same beside it as of a single run."""
+        rest = arrays, held_out, first, stop
+        if self.cores > 1 and cores.can_divide((self.values, carry, rest)):
+            static = self.make_trainer, plan
+            carry, report, row = cores.in_parts(_part, static, (self.values, carry), rest, self.cores)
+            return carry, jnp.bool_(True), report, row
         return _advance(self.make_trainer, self.how, plan, self.values, arrays, held_out, carry, first, stop)
 
     def traced(self, plan: Plan, arrays: Tree, held_out: Tree, carry: Carry, first: Any, stop: Any) -> Any:
@@ -142,20 +149,33 @@ def _advance(
 ) -> tuple[Carry, Any, dict[str, Any], dict[str, Any]]:
     good = jnp.bool_(True)  # a member whose numbers go bad is no reason to stop the others
     if how == "map":
-
-        def one(given: tuple[Tree, Carry]) -> Any:
-            trainer, c = make_trainer(given[0]), given[1]
-            c = advance(Program(trainer, plan, arrays, held_out), c, first, stop)
-            row = last_row(plan, c, stop)
-            return c, trainer.report(c.sums), {name: column[row] for name, column in c.history.items()}
-
-        carry, report, row = jax.lax.map(one, (values, carry))
+        carry, report, row = _in_turn(make_trainer, plan, (values, carry), (arrays, held_out, first, stop))
         return carry, good, report, row
     count = len(jax.tree.leaves(values)[0])
     program = _side_by_side(make_trainer, plan, values, arrays, held_out, count)
     carry = advance(program, carry, first, stop)
     at = jnp.broadcast_to(last_row(plan, carry, stop), (count,)), jnp.arange(count)
     return carry, good, program.trainer.report(carry.sums), {name: c[at] for name, c in carry.history.items()}
+
+
+def _in_turn(make_trainer: MakeTrainer, plan: Plan, members: tuple[Tree, Carry], rest: Any) -> Any:
+    """A chunk of runs one after the other."""
+    arrays, held_out, first, stop = rest
+
+    def one(given: tuple[Tree, Carry]) -> Any:
+        trainer, c = make_trainer(given[0]), given[1]
+        c = advance(Program(trainer, plan, arrays, held_out), c, first, stop)
+        row = last_row(plan, c, stop)
+        return c, trainer.report(c.sums), {name: column[row] for name, column in c.history.items()}
+
+    return jax.lax.map(one, members)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _part(make_trainer: MakeTrainer, plan: Plan, size: int, members: tuple[Tree, Carry], rest: Any, begin: Any) -> Any:
+    """A chunk of so many of the runs, from that one on."""
+    some = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, size), members)
+    return _in_turn(make_trainer, plan, some, rest)
 
 
 def last_row(plan: Plan, carry: Carry, stop: Any) -> Any:

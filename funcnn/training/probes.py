@@ -13,6 +13,7 @@ from jax.extend.core import Literal
 
 from funcnn import checks, primitives
 from funcnn.core import Tree
+from funcnn.training import cores
 from funcnn.training.driving import Driver
 from funcnn.training.fingerprints import operations
 from funcnn.training.kernels import fuses_small_loops
@@ -140,8 +141,20 @@ def fastest(jaxpr: Any, plan: Plan) -> str:
     if primitives.platform() != "cpu":
         return "vmap"
     largest = max(_products(jaxpr), default=0)
-    fused = fuses_small_loops() and not plan.draws and not _calls_a_library(jaxpr)
-    return "map" if fused or largest > _LARGE else "vmap"
+    return "map" if _is_one_kernel(jaxpr, plan) or largest > _LARGE else "vmap"
+
+
+def cores_for(jaxpr: Any, plan: Plan, how: str) -> int:
+    """On how many cores members that come one after the other are computed at once: all, where each is one kernel.
+
+    Otherwise XLA divides the operations of each among the cores; and what has effects keeps to its order.
+    """
+    alone = how == "map" and primitives.platform() == "cpu" and _is_one_kernel(jaxpr.jaxpr, plan)
+    return cores.usable() if alone and not jaxpr.effects else 1
+
+
+def _is_one_kernel(jaxpr: Any, plan: Plan) -> bool:
+    return fuses_small_loops() and not plan.draws and not _calls_a_library(jaxpr)
 
 
 def _calls_a_library(jaxpr: Any) -> bool:

@@ -20,7 +20,7 @@ from funcnn.training.keeping import begun, found_in, position_of
 from funcnn.training.looks import looking
 from funcnn.training.members import Members
 from funcnn.training.preparing import prepared
-from funcnn.training.probes import concrete_trainer, fastest, same_maker, step_of
+from funcnn.training.probes import concrete_trainer, cores_for, fastest, same_maker, step_of
 from funcnn.training.records import Sweep, joined
 from funcnn.training.runs import Result
 from funcnn.training.stopping import monitored
@@ -75,7 +75,8 @@ def sweep(
         combine: of a dict with several entries, ``"product"`` takes all combinations, ``"zip"`` the first of each, the
             second of each, and so on.
         how: ``"vmap"`` computes all members side by side, ``"map"`` one after the other (each is then, to the bit, what
-            it is alone); ``"auto"`` takes what is faster for networks of this size on a CPU, and ``"vmap"`` elsewhere.
+            it is alone; where each is one kernel, after ``fuse_small_loops``, as many at once as there are cores);
+            ``"auto"`` takes what is faster for networks of this size on a CPU, and ``"vmap"`` elsewhere.
         max_bytes: of memory for one program; more members are cut into equal groups that run one after the other. By
             default what the device has, and on a CPU three quarters of what is free.
         progress: as for ``fit``, with the medians of all members; so are ``every`` and ``observers``, whose event has
@@ -139,7 +140,8 @@ def sweep(
         stack.callback(run.close)
         jaxpr = step_of(make_trainer, first, run, state)
         how = fastest(jaxpr.jaxpr, run.plan) if how == "auto" else how
-        maker = Members(same_maker(make_trainer, jaxpr), how, values)
+        cores = min(cores_for(jaxpr, run.plan, how), len(chosen))
+        maker = Members(same_maker(make_trainer, jaxpr), how, values, cores)
         keys = jax.vmap(lambda s: jax.random.fold_in(key, s))(chosen.astype(np.uint32))
         parts = groups_of(maker, run, keys, state, max_bytes) if size is None else grouped(len(chosen), size)
 
