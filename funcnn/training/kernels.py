@@ -18,10 +18,11 @@ def fuse_small_loops(byte_threshold: int = 1_000_000) -> None:
     """Let XLA compile each loop on CPU whose data are small into one kernel: for tiny networks many times as fast.
 
     It is for networks of a few hundred weights, trained on all examples at once, alone or with ``sweep(how="map")``:
-    between the operations of a step, which take nanoseconds, no time is lost, and such a sweep has all cores. So that no
-    library is called inside, products of up to 65,536 multiplications are written out as multiplications and sums.
+    between the operations of a step, which take nanoseconds, no time is lost, and such a sweep has all cores. So that
+    no library is called inside, products of up to 65,536 multiplications are written out as multiplications and sums.
     Loops with larger ones, with shuffling, or with more data stay what they are, and may be slower for it where some of
-    their products are small. The same bits as without are not promised, nor that a run in one program and one with looks between agree in all.
+    their products are small. The same bits as without are not promised, nor that a run in one program and one with
+    looks between agree in all.
 
     Formula: ``x @ w`` becomes ``sum over i of x[:, i] w[i, :]``, and the environment variable ``XLA_FLAGS`` gains
     ``--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=<byte_threshold>``
