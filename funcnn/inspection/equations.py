@@ -3,8 +3,7 @@
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from jax.extend import source_info_util
-from jax.extend.core import Literal
+from funcnn.extending import Literal, source_info_util
 
 # Their one jaxpr is computed with their own operands, so it can stand in their place. All else, a kernel of Pallas or
 # a solver, stays one operation.
