@@ -6,8 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-
-from funcnn.extending import define_prng_impl, threefry_prng_impl
+from jax.extend.random import define_prng_impl, threefry_prng_impl
 
 # XLA on CPU nests a loop for each axis around the twenty rounds of the generator, and writes a short last axis out,
 # element by element: the kernel of 64-10 alone came to 17,600 lines for LLVM. Along one axis, a whole run is compiled

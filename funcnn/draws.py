@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal, jaxpr_as_fun
+from jax.extend.random import threefry2x32_p
 
 from funcnn import bits
-from funcnn.extending import Literal, jaxpr_as_fun, threefry2x32_p
 
 # XLA on CPU compiles a loop of its own for each key that is folded and each array that is drawn, three for a dense
 # layer (benchmarks/deep_starts.py, docs/deep_start_times.md). But all of them do the same: a key and a counter are

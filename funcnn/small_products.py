@@ -14,9 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-
-from funcnn.extending import Primitive
 
 FLAG = "xla_cpu_small_while_loop_byte_threshold"
 """The option of XLA by which a loop on less data than so many bytes becomes one kernel."""

@@ -70,30 +70,6 @@ def test_importing_the_library_imports_nothing_heavy():
     assert loaded & HEAVY == set()
 
 
-def test_what_extends_jax_is_imported_in_one_place_and_without_pallas():
-    users = [path for path in TREES if "jax.extend" in path.read_text() and relative(path) != "extending.py"]
-    assert users == []
-    program = """
-import sys, jax, optax, funcnn
-print("jax._src.pallas.core" in sys.modules)
-import jax.extend
-from jax.extend import pallas
-print("jax._src.pallas.core" in sys.modules, "GridMapping" in dir(pallas), jax.extend.pallas.GridMapping.__name__)
-import jax.extend.pallas as again
-print(pallas.GridMapping is again.GridMapping, type(again).__name__, type(sys.modules["jax.extend.pallas"]).__name__)
-try:
-    pallas.no_such_name
-except AttributeError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
-    first, second, third, fourth = done.stdout.splitlines()
-    assert first == "False"
-    assert second == "False True GridMapping"
-    assert third == "True module module"
-    assert fourth == "module 'jax.extend.pallas' has no attribute 'no_such_name'"
-
-
 @every_source
 def test_a_file_is_short(path):
     lines = path.read_text().count("\n")

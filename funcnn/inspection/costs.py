@@ -5,8 +5,9 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax.extend import source_info_util
+from jax.extend.core import Literal
 
-from funcnn.extending import Literal, source_info_util
 from funcnn.inspection.equations import called, opened, scanned, scopes_of
 
 Path = tuple[str, ...]

@@ -3,7 +3,8 @@
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from funcnn.extending import Literal, source_info_util
+from jax.extend import source_info_util
+from jax.extend.core import Literal
 
 # Their one jaxpr is computed with their own operands, so it can stand in their place. All else, a kernel of Pallas or
 # a solver, stays one operation.

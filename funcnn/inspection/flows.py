@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from jax.extend.core import Literal
+
 from funcnn.core import Layer
-from funcnn.extending import Literal
 from funcnn.inspection.costs import Ledger, Needed, Path, carried, needed
 from funcnn.inspection.equations import called, opened, scanned, scopes_of
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer, eval_jaxpr
+from jax.extend.core import Literal
 
 from funcnn import checks
-from funcnn.extending import Literal
 from funcnn.inspection.equations import Place, called, computed, last_uses, opened, places, scanned
 from funcnn.inspection.findings import ARGUMENT, CONSTANT, NonFinite, finding, has_finite, has_nan, is_finite, is_number
 

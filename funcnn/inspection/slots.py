@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from jax.extend.core import Literal
+
 from funcnn import checks
-from funcnn.extending import Literal
 from funcnn.inspection.equations import Place, called, opened, places
 
 ARGUMENT, CONSTANT, OUTPUT, LAYER = "argument", "constant", "output", "layer"

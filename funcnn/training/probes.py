@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
 from funcnn import checks, primitives
 from funcnn.core import Tree
-from funcnn.extending import Literal
 from funcnn.training import cores
 from funcnn.training.driving import Driver
 from funcnn.training.fingerprints import operations

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from funcnn import checks
-from funcnn.extending import Primitive
 from funcnn.training.trainers import TrainState
 
 
