@@ -62,7 +62,7 @@ def test_members_are_the_same_on_however_many_cores(divided, count):
     size = -(-len(RATES) // min(count, len(RATES)))
     begins = {min(begin, len(RATES) - size) for begin in range(0, len(RATES), size)}
     assert {begin for _, begin in parts} == begins
-    assert threading.current_thread().name not in {name for name, _ in parts}
+    assert {begin for name, begin in parts if name == threading.current_thread().name} == {0}
 
 
 def test_what_was_kept_goes_on_on_other_cores(divided, tmp_path):
@@ -122,6 +122,27 @@ def test_an_error_in_a_part_is_that_of_the_sweep(divided, monkeypatch):
     monkeypatch.setattr(cores, "_waited", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         swept()
+
+
+def test_where_no_thread_begins_the_parts_follow_one_another(divided, monkeypatch):
+    divided(1)
+    whole = swept()
+    parts = divided(3)
+
+    def refused(thread):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(cores.threading, "Thread", type("Thread", (threading.Thread,), {"start": refused}))
+    found = swept()
+    assert {name for name, _ in parts} == {threading.current_thread().name}
+    assert_same_bytes((found.state, found.history), (whole.state, whole.history))
+
+
+@pytest.mark.parametrize("setting", ["debug_nans", "debug_infs", "disable_jit"])
+def test_where_jax_looks_into_a_program_nothing_is_divided(setting):
+    assert cores.can_divide(jnp.ones(3))
+    with getattr(jax, setting)(True):
+        assert not cores.can_divide(jnp.ones(3))
 
 
 def test_it_is_for_kernels_in_turn_without_effects(monkeypatch):
