@@ -191,10 +191,7 @@ def begun(keep: pathlib.Path | None, parser: argparse.ArgumentParser) -> list[Re
 
 
 def renewed(old: list[Record], new: list[Record], names: list[str]) -> list[Record]:
-    """The old records, with what is new of some workloads instead of theirs; on the same machine, or it is no table."""
-    here, there = (of[0]["machine"] for of in (new, old))
-    if here != there:
-        raise SystemExit(f"{RECORDS.name} is of another machine or of other versions: {there}, and not {here}")
+    """The old records, with what is new of some workloads instead of theirs."""
     about = [record | {"anew": names} for record in new[:1]]
     found = [record for record in new if record.get("name") in names]
     abouts = [record for record in old if record["kind"] == "machine" and not set(record.get("anew", ())) & set(names)]
@@ -217,6 +214,8 @@ def main() -> None:
     options = parser.parse_args()
     names, sides = chosen(options.workloads, WORKLOADS, parser), chosen(options.sides, SIDES, parser)
     printed = options.quick or not (options.anew or set(names) == set(WORKLOADS)) or set(sides) != set(SIDES)
+    if options.anew and (printed or options.source):
+        parser.error("--anew is for a page: expected all sides, without --quick and --from")
     if options.source:
         records = read(options.source)
     else:
@@ -224,10 +223,13 @@ def main() -> None:
             parser.error("a page says of which revision of funcnn it is: commit what is changed, or give --quick")
         rounds, seeds = (1, 0) if options.quick else (options.rounds, options.seeds)
         known = begun(options.keep, parser)
+        old = read(RECORDS) if options.anew else []
+        if old and old[0]["machine"] != known[0]["machine"]:
+            parser.error(f"{RECORDS} is of another machine or of other versions: {old[0]['machine']}")
         todo = [job for job in jobs(names, sides, rounds, seeds) if job.kind != "compile" or not options.anew]
         records = measurements(todo, known, options.keep, seeds)
-        if options.anew and not printed:
-            records = renewed(read(RECORDS), records, names)
+        if options.anew:
+            records = renewed(old, records, names)
     text = page(records)
     if printed and (options.quick or not options.source):
         print(text)

@@ -416,9 +416,8 @@ tracing, lowering and reading the program back: [start_times.md](start_times.md)
 tracing nobody knows whether it is the same program, for what a trainer reads may have changed since the last
 process.""",
     "peak memory, later runs": """\
-up to the end of the first run it is within the target (the rows above). The program itself is planned with less
-memory than the one by hand; what later runs add is what the allocator keeps of compiling the predictions between
-them.""",
+up to the end of the first run it is within the target (the rows above); this row has the compiling of the
+predictions in it as well, which come before the later runs.""",
     "peak memory": """\
 the most memory that a process ever has is that of compiling, and a convolution as a product of patches is a larger
 program; one that comes from the cache of programs stays below.""",
@@ -429,7 +428,7 @@ are these products and Adam.""",
 convolutions are products of patches, which [convolution_times.md](convolution_times.md) measures case by case; the rest
 are these products and Adam.""",
     "W7, 256 runs": """\
-about the half of it is not training: each call of `sweep` checks the data and traces a step anew, for what a trainer
+about half of it is not training: each call of `sweep` checks the data and traces a step anew, for what a trainer
 reads may have changed since the last call. The scan by hand varies more from round to round than the target allows
 for.""",
     "W3, a step": SAME,

@@ -581,8 +581,28 @@ def test_a_workload_is_measured_anew_beside_the_rest(benchmark):
     assert f"funcnn {old[0]['code']};" in text
     assert text.count("; W6 on 2031-01-02, load") == 1
     assert "funcnn 0123abc; 5 rounds" in text
-    with pytest.raises(SystemExit, match="of another machine"):
-        script.renewed(old, [old[0] | {"machine": "a toaster"}], ["W6"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "is of another machine or of other versions"),
+        (["--sides", "run"], "expected all sides"),
+        (["--quick"], "without --quick"),
+        (["--from"], "without --quick and --from"),
+    ],
+)
+def test_what_cannot_stand_beside_the_rest_is_refused_before_it_is_measured(
+    benchmark, monkeypatch, capsys, given, message
+):
+    script = benchmark("performance")
+    monkeypatch.setattr(script, "machine", lambda others: "a toaster")
+    monkeypatch.setattr(script, "revision", lambda: "0123abc")
+    monkeypatch.setattr(script, "measurements", lambda *given: pytest.fail("measured"))
+    monkeypatch.setattr(script.sys, "argv", ["performance.py", "--anew", "--workloads", "W6", *given])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert message in capsys.readouterr().err
 
 
 def test_the_rounds_have_all_sides_each_in_an_order_of_its_own(benchmark):

@@ -174,5 +174,11 @@ def test_a_sweep_inside_a_transformation_is_refused_as_ever(divided):
         jax.jit(lambda x: swept((x, Y)))(X)
 
 
-def test_the_cores_that_may_be_used():
-    assert cores.usable() >= 1
+def test_the_cores_that_may_be_used(monkeypatch):
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda process: {0, 3, 7}, raising=False)
+    assert cores.usable() == 3
+    monkeypatch.delattr(cores.os, "sched_getaffinity")
+    monkeypatch.setattr(cores.os, "cpu_count", lambda: 5)
+    assert cores.usable() == 5
+    monkeypatch.setattr(cores.os, "cpu_count", lambda: None)
+    assert cores.usable() == 1

@@ -27,6 +27,14 @@ def xor(rate):
 options = {"key": jax.random.key(0), "epochs": 300, "batch_size": None, "progress": False}
 found = training.sweep(xor, [0.05, 0.1], (x, y), **options)
 print(found.history["loss"][:, -1].tolist())
+from funcnn.training import cores, sweeps
+begins, waited = [], cores._waited
+cores._waited = lambda *given: begins.append(int(given[-1])) or waited(*given)
+cores.usable = lambda: 2
+divided = training.sweep(xor, [0.05, 0.1, 0.2], (x, y), **options)
+sweeps.cores_for = lambda *given: 1
+alone = training.sweep(xor, [0.05, 0.1, 0.2], (x, y), **options)
+print(sorted(set(begins)), np.array_equal(divided.history["loss"], alone.history["loss"]))
 training.fuse_small_loops(5000)  # as in a cell of a notebook that is executed again
 """
 
@@ -39,9 +47,11 @@ def executed(program, flags):
 
 @pytest.mark.slow
 def test_it_changes_no_loss_beyond_rounding():
-    flags, fused = executed(PROGRAM, "--xla_cpu_enable_fast_math=false")
+    flags, fused, several = executed(PROGRAM, "--xla_cpu_enable_fast_math=false")
     assert flags.startswith("--xla_cpu_enable_fast_math=false --xla_backend_extra_options=xla_cpu_small")
-    _, plain = executed(PROGRAM.replace(FUSE, ""), "")
+    _, plain, one = executed(PROGRAM.replace(FUSE, ""), "")
+    assert several == "[0, 1] True"  # members on two cores, the same bits
+    assert one == "[] True"
     assert ast.literal_eval(fused) == pytest.approx(ast.literal_eval(plain), rel=1e-4)
 
 
