@@ -62,12 +62,36 @@ def test_a_module_imports_only_what_is_light(path):
     assert imports_at_the_top(TREES[path]) <= LIGHT | drawn
 
 
-def test_importing_the_library_imports_nothing_heavy():
-    program = "import sys, jax, optax; before = set(sys.modules); import funcnn; print(*(set(sys.modules) - before))"
+def printed(program):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
-    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    return done.stdout.split()
+
+
+def test_importing_the_library_imports_nothing_heavy():
+    everything = "[getattr(funcnn, name) for name in funcnn.__all__]"
+    program = f"import sys, jax, optax; before = set(sys.modules); import funcnn; {everything}"
+    loaded = {name.partition(".")[0] for name in printed(f"{program}; print(*(set(sys.modules) - before))")}
     assert "funcnn" in loaded
     assert loaded & HEAVY == set()
+
+
+RUN = """
+import sys, funcnn, jax, optax
+trainer = funcnn.training.supervised(funcnn.layers.dense(1), funcnn.losses.squared_error, optax.sgd(0.1))
+examples = jax.numpy.ones((2, 1)), jax.numpy.ones((2, 1))
+funcnn.training.fit(trainer, examples, key=jax.random.key(0), epochs=1, progress=False)
+names = [name for name in funcnn.__all__ if f"funcnn.{name}" in sys.modules]
+print(*names)
+assert set(dir(funcnn)) >= set(funcnn.__all__)
+print(funcnn.inspection.first_nonfinite.__name__, "inspection" in vars(funcnn), hasattr(funcnn, "inspections"))
+"""
+
+
+def test_what_no_run_needs_is_imported_when_it_is_asked_for():
+    *imported, found, there, misspelt = printed(RUN)
+    assert set(imported) & {"checkpoints", "exporting", "inspection", "plotting"} == set()
+    assert "training" in imported
+    assert (found, there, misspelt) == ("first_nonfinite", "True", "False")
 
 
 @every_source

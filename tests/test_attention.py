@@ -8,7 +8,7 @@ from compiling import numbers_for, quickly_compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from funcnn import layers, models
+from funcnn import inspection, layers, models
 from funcnn.layers import attending
 
 KEY = jax.random.key(0)
@@ -569,6 +569,24 @@ def test_one_sequence_is_mapped_in_one_product():
     x = drawn(2, 5, 8)
     assert products(layers.attention(2), x) == 4  # its three maps at once, scores, values, output
     assert products(layers.attention(2, cross=True), {"x": x, "context": drawn(2, 3, 8)}) == 6
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_a_graph_has_the_weights_of_every_head(groups, platform, monkeypatch):
+    monkeypatch.setattr(attending.primitives, "platform", lambda: platform)
+    x, alone = drawn(1, 5, 8), layers.attention(2, key_value_heads=groups, bias=False, head_features=4)
+    params, state = alone.init(KEY, x)
+    layer = layers.serial(alone)
+    graph = inspection.graph(
+        lambda params: layer.apply({"attention_0": params}, {"attention_0": state}, x)[0], params, gradients=False
+    )
+    [exponentials] = [node for node in graph if node.path == "attention_0" and node.operation == "exp"]
+    maps = exponentials.value.reshape(2, 5, 5)
+    q = (x @ params["query"]["kernel"]).reshape(5, 2, 4)
+    k = (x @ params["key"]["kernel"]).reshape(5, groups, 4).repeat(2 // groups, axis=1)
+    expected = jax.nn.softmax(jnp.einsum("qhd,khd->hqk", q, k) / 2)
+    np.testing.assert_allclose(maps / maps.sum(-1, keepdims=True), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])

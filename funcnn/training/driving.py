@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnn import checks, inspection
+from funcnn import checks
 from funcnn.core import Tree
+from funcnn.training.causes import advice_for, cause
 from funcnn.training.chunks import Chunk, Span
 from funcnn.training.events import Event, NonFiniteError, StreamError
 from funcnn.training.looks import Looks, never
@@ -221,8 +222,8 @@ class Driver(NamedTuple):
             "a loss that is NaN or infinite" if bad_step == good else "an update that made a parameter NaN or infinite"
         )
         got = f"{MOST_SKIPPED} steps in a row whose numbers went bad, the last" if self.plan.skips_nonfinite else got
-        found = self.cause(after, good, span)
-        advice = _advice(found, step == 0 and bad_step == good)
+        found = cause(Program(self.trainer, span.plan, span.arrays, self.held_out), after, good)
+        advice = advice_for(found, step == 0 and bad_step == good)
         message = (
             f"fit: expected finite numbers, got {got} in epoch {epoch} of {self.plan.epochs}, "
             f"step {step} (counted from 0){'' if found is None else f', first by {found}'}; {advice}; "
@@ -231,18 +232,6 @@ class Driver(NamedTuple):
         error = NonFiniteError(message, self.result(after, good), epoch, step)
         error.chunk = Chunk(good, step, after, {}, {}, position=_position(span, step))
         return error
-
-    def cause(self, carry: Carry, number: int, span: Span) -> inspection.NonFinite | None:
-        """What made the step of this number bad, as far as it can be found: the first operation, and its layer."""
-        try:
-            program = Program(self.trainer, span.plan, span.arrays, self.held_out)
-
-            def step(state: TrainState, batch: Tree) -> Any:  # whatever the names of these are in trainer.step
-                return self.trainer.step(state, batch)
-
-            return inspection.first_nonfinite(step, carry.state, program.batch_at(carry, number))
-        except Exception:  # to look for it must not hide what happened
-            return None
 
     def rows(self, number: int) -> int:
         """How many epochs had ended before the step of this number."""
@@ -272,14 +261,6 @@ class Driver(NamedTuple):
 
 def _position(span: Span, step: int) -> Position | None:
     return None if span.piece is None or step == span.taken else span.piece.positions[step - span.taken - 1]
-
-
-def _advice(found: inspection.NonFinite | None, at_once: bool) -> str:
-    if found is not None and found.operation == "argument" and found.path.partition("/")[0] == "batch":
-        return "leave such examples out of the batches, or fill them in"
-    if at_once:  # nothing was learned yet
-        return "look at the loss and at what it is given, such as logits where it takes probabilities, or large numbers"
-    return "lower the learning rate, or clip the gradient with optax.clip_by_global_norm"
 
 
 def epochs_run_of(carry: Carry) -> int:
