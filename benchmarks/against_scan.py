@@ -146,11 +146,13 @@ print(json.dumps({"jax, optax": b - a, "funcnn": time.perf_counter() - b}))
 
 
 def in_process(*arguments: str, settings: dict[str, str] | None = None, limit: float | None = None) -> Any:
-    """What a fresh process printed, as JSON; without a cache of programs, with one of byte code, as users have it.
+    """What a fresh process printed, as JSON: without a cache of programs, with one of byte code, as users have it.
+
+    Nor has it settings of XLA, or numbers of threads, that somebody made outside.
 
     ``settings`` are added to its environment; after ``limit`` seconds it is ended.
     """
-    unset = {"PYTHONDONTWRITEBYTECODE", "JAX_COMPILATION_CACHE_DIR"}
+    unset = {"PYTHONDONTWRITEBYTECODE", "JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS", "OMP_NUM_THREADS"}
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     environment |= {"PYTHONPATH": str(ROOT), **(settings or {})}
     command = [sys.executable, *arguments]
@@ -195,6 +197,9 @@ def shown(ours: list[float], theirs: list[float], bar: float = float("inf")) -> 
 
 
 def marked(value: float, bar: float, digits: int) -> str:
+    """Bold above the bar, with as many digits more as it takes to see that."""
+    while value > bar >= float(f"{value:.{digits}f}"):
+        digits += 1
     return f"{value:.{digits}f}" if value <= bar else f"**{value:.{digits}f}**"
 
 
@@ -264,22 +269,24 @@ def page(rows: list[str], first_rows: list[str], imported: str, load: float) -> 
     return f"""\
 # Times beside a hand-written scan
 
-What does the library cost over plain JAX? Each network is trained by funcnn and, in the same run, by a hand-written
+What does the library cost over plain JAX? Five of the seven networks of [performance.md](performance.md), which has the
+transformer and the sweep as well: each is trained by funcnn and, in the same run, by a hand-written
 `jax.jit` of `lax.scan` ([by_hand.py](../benchmarks/by_hand.py)) that does the same work: the same shuffling, the same
 smaller last batch, the loss of each epoch as all that is reported.
 
 {titles}
 
 By hand, W5 has its convolution gradients written out in a form that XLA runs well inside a loop on a CPU, and
-`reduce_window` for pooling; with the gradients that JAX derives it would be several times slower.
+`reduce_window` for pooling ([convolution_times.md](convolution_times.md) has convolutions as JAX derives them).
 
 ```sh
 python benchmarks/against_scan.py
 ```
 
 wrote this page on {datetime.date.today()}: {machine()}, float32; load of the machine before it began {load:.1f}. Times
-depend on the machine, and ratios on what else it does. A ratio above its bar is bold. In brackets: the median of the
-ratios of neighbouring measurements, which a load that comes and goes disturbs least.
+depend on the machine and on what else it does, so that only ratios can be compared with those of another page. A ratio
+above its bar is bold. In brackets: each measurement divided by the one beside it in time, and of these ratios the
+median, which a load that comes and goes disturbs least.
 
 ## Steady state
 
@@ -289,15 +296,15 @@ sides take turns, each is waited for; medians.
 {STEADY_HEAD}
 {chr(10).join(rows)}
 
-`fit` is driven from the host: before a run it checks every number in the data, then it looks up between chunks of
-steps. That costs some milliseconds a run, more of much data, and of a large network a part of its time, for its memory
-is new in each chunk; [performance.md](performance.md) has both.
+`fit` is driven from Python: before a run it checks every number in the data, and between chunks of steps it comes back
+to show progress, to look for NaN and for Ctrl-C. Of a short run that is most of what it costs more; of a large network
+it is that each chunk has its memory anew.
 
 ## Time to the first result
 
 Seconds from the data in memory to the trained parameters: tracing, compilation, initialisation and the run, in a fresh
 process each time and without a compilation cache; medians. By hand, the initialisation is compiled as well, apart from
-the run or together with it: what counts is the faster of the two. `whole process` is the ratio for `jit(run)` from the
+the run or together with it; the faster of the two is shown. `whole process` is the ratio for `jit(run)` from the
 start of Python, imports and the loading of the data included.
 
 {FIRST_HEAD}

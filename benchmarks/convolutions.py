@@ -262,9 +262,10 @@ def page(found: Found, rounds: int, load: float) -> str:
 # Times of convolutions and pooling
 
 On a CPU a convolution of funcnn is a matrix product over patches, a grouped one a batch of them, a depthwise one a sum
-of products by element, and pooling takes its maximum once where windows stand side by side. Is that faster than the
-operations of JAX, whose gradients are plain loops inside a `scan`? The mean of the squared outputs and its gradients by
-images and kernel, which are changed at every step, batches of 32 where nothing is said, float32, padding `"SAME"`.
+of products by element, and pooling of windows that do not overlap is a reshape and a maximum. Is that faster than the
+operations of JAX, whose gradients XLA compiles to plain loops inside a `scan` on a CPU, and there alone? The mean of
+the squared outputs and its gradients by images and kernel, which are changed at every step, batches of 32 where nothing
+is said, float32, padding `"SAME"`.
 
 ```sh
 .bench/bin/{called("convolutions", rounds)}

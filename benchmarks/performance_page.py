@@ -287,7 +287,7 @@ def loss_rows(records: Records) -> list[str]:
                 median = statistics.median(record["losses"])
                 outside = side in OURS and not bounds[0] <= median <= bounds[1]
                 cells = [f"**{median:.4g}**" if outside else f"{median:.4g}", f"{low:.4g}", f"{high:.4g}"]
-                rows.append(f"| {name} | {SIDES[side].title} | {' | '.join(cells)} | {len(record['losses'])} |")
+                rows.append(f"| {name} | {titled_side(side, name)} | {' | '.join(cells)} | {len(record['losses'])} |")
         if not any(of(records, "losses", side, name) for side in SIDES):
             rows.append(f"| {name} | | not measured | | | |")
     return rows
@@ -303,7 +303,8 @@ def quantiles(values: list[float]) -> tuple[float, float]:
 
 def of_later(about: dict[str, Any]) -> str:
     """Which workloads were measured on another day than the rest."""
-    return f"; {', '.join(about['anew'])} on {about['date']}, load {about['load']:.1f}, funcnn {about['code']}"
+    of_day = f"on {about['date']} with funcnn {about['code']}, load {about['load']:.1f}"
+    return f"; measured again: {', '.join(about['anew'])} {of_day}"
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
@@ -338,15 +339,19 @@ python3 -m venv .bench && .bench/bin/pip install -r benchmarks/requirements.txt 
 ## In short
 
 Ratios of medians: what funcnn takes, divided by what the other side takes. Fused is a program that begins with
-`training.fuse_small_loops()`; nothing else is set, and the column of `fit` is without it.
+`training.fuse_small_loops()`, a setting of XLA that a scan by hand could be given as well
+([tiny_loop_times.md](tiny_loop_times.md) has that), and products written out for it; nothing else is set. A step is one
+of `jax.jit` of `training.run`, of the 256 runs all of one `training.sweep`; the column of `fit` is without the setting.
+The libraries are called step by step from Python, as their documentation does.
 
 {glance(records)}
 
 ## Targets
 
-The same ratios, each with its target; one above its target is bold. Beside the ratio of the medians: the least and the
-largest ratio of a single round. A second process of funcnn, with a filled cache of programs, is compared with a process
-of the other side without one: scikit-learn has none.
+The same ratios, each with the target that funcnn has set itself; one above it is bold. Beside the ratio of the medians:
+the least and the largest ratio of a single round. A second process of funcnn, with a filled cache of programs, is
+compared with a process of the other side without one: scikit-learn has none, and those on JAX could have one too. Peak
+memory is that of the process up to the end of its first run, of later runs that up to its own end.
 
 {BARS_HEAD}
 {chr(10).join(bars)}
@@ -370,26 +375,28 @@ of the other side without one: scikit-learn has none.
 {DIFFERENCES}"""
 
 
-MACHINES = "Times depend on the machine; how far ratios vary from round to round stands beside them."
+MACHINES = (
+    "Times depend on the machine, and only ratios can be compared with other pages; how far they vary is beside them."
+)
 
 HOW = """\
 ## All sides
 
 Each measurement is a fresh process, in each round with another seed; workloads and sides take turns in an order drawn
 anew; medians, of fewer rounds where a row says so. **A step**: a whole run, once everything is compiled, divided by its
-steps; for W7, the time of all 256 runs.
-**Whole process**: from the start of Python to the trained network, imports, loading and compiling included, without a
-cache of compiled programs; **with cache**: the same for a second process, after `training.cache_programs` in the first
-one. **Final loss** (median and range) and **accuracy** are computed by NumPy, alike for all sides, from what the
-network says after its first run about the rows that it was trained on. **Peak**: the most memory that the process had
-up to the end of the first run, for JAX mostly while it compiles; and up to its own end, predictions and the repeated
-runs included.
+steps; for W7, the time of all 256 runs. **Whole process**: from the start of Python to the trained network, imports,
+loading and compiling included, without a cache of compiled programs; **with cache**: the same for a second process,
+after `training.cache_programs` in the first one. **Final loss** (median and range) and **accuracy** are computed by
+NumPy, alike for all sides, from what the network says after its first run about the rows that it was trained on; of
+five seeds, where "Final losses" below has twenty. **Peak**, two numbers: the most memory that the process had up to the
+end of the first run, for JAX mostly while it compiles; and up to its own end, predictions and the repeated runs
+included.
 """
 
 LOSSES = """\
 Does the faster way train the same? The final losses over the seeds, of W4 and W6 on fewer rows, of W7 the mean of its
-runs: the median, and the 10th and 90th percentiles. Bold is a median of funcnn outside those of the scan by hand. (The
-labels of W4 and W5 are random, so that little is learned there, and little can differ.)"""
+runs: the median, and the 10th and 90th percentiles. Bold: the median of funcnn lies outside the percentiles of the scan
+by hand. (The labels of W4 and W5 are random, so that little is learned there, and little can differ.)"""
 
 SAME = """\
 the operations are those of the scan by hand; within one process, in turns, [scan_times.md](scan_times.md) has the two
@@ -403,18 +410,18 @@ gradients; [product_times.md](product_times.md) has each of them. Tried without 
 parts, or of copies; the oneDNN, XNNPACK and YNNPACK paths of XLA; keeping products instead of computing them twice.
 Kept: batch and positions as one axis, one product for query, key and value, and up to four blocks without a loop.""",
     "whole process": """\
-importing JAX, tracing and compiling are most of it (of W4, whose training takes as long, the half), and the fastest
+importing JAX, tracing and compiling are most of it (of W4 about half, where training is the rest), and the fastest
 library needs neither, or compiles less; [start_times.md](start_times.md) divides a start into its parts. Tried without
-enough gain: lower levels of optimization, XLA's code generation in two parts, random bits written out instead of in a
-loop. A smaller last batch is a second program; filled up with rows that do not count it would be another step. Kept: a
-step is traced once, the weights of all layers are drawn together ([deep_start_times.md](deep_start_times.md)),
-initialisation is a part of the one program. From the second process on, `training.cache_programs` leaves out the
-compiling.""",
+enough gain: lower levels of optimization in XLA, its code generated in two parts at once, random bits written out
+instead of in a loop. A smaller last batch is a second program; filled up with rows that do not count it would be
+another step. Kept: a step is traced once, the weights of all layers are drawn together
+([deep_start_times.md](deep_start_times.md)), initialisation is a part of the one program. From the second process on,
+`training.cache_programs` leaves out the compiling.""",
     "second process, cache": """\
-nothing is compiled any more. What is left is importing JAX, which alone is more than half of the target, the data,
-tracing, lowering and reading the program back: [start_times.md](start_times.md) has the seconds of each. Without
-tracing nobody knows whether it is the same program, for what a trainer reads may have changed since the last
-process.""",
+nothing is compiled any more. What is left is importing JAX, of the tiny networks about half of the target, the data,
+tracing, lowering to the language of XLA and reading the program back: [start_times.md](start_times.md) has the seconds
+of each. Without tracing nobody knows whether it is the same program, for what a trainer reads may have changed since
+the last process.""",
     "peak memory, later runs": """\
 up to the end of the first run it is within the target (the rows above); this row has the compiling of the
 predictions in it as well, which come before the later runs.""",

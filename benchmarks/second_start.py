@@ -182,16 +182,19 @@ python benchmarks/second_start.py
 ```
 
 wrote this page on {datetime.date.today()}: {machine()}; load of the machine before it began {load:.1f};
-{repeats} repeats. Seconds from the start of Python to the trained parameters, imports, loading, tracing and the run
-included; medians. A ratio above its bar is bold; in brackets the median of the ratios of neighbours. The last column
-counts programs that were compiled although the cache was filled, in all repeats. The loss is the same bits in all.
+{repeats} repeats. Seconds of `jax.jit` of `training.run`, from the start of Python to the trained parameters, imports,
+loading, tracing and the run included; medians. A ratio above its bar is bold; in brackets each measurement divided by
+the one beside it in time, and of these ratios the median. An empty cache is filled, which costs what is written; that
+it takes less than none is chance. The last column counts programs that were compiled although the cache was filled, in
+all repeats. The loss is the same bits in all.
 
 {HEAD}
 {lines}
 
 ## Where the first seconds go
 
-Of `jax.jit(run)` in seconds, of W1 and W2 after `fuse_small_loops`; a process each, medians. Without a cache:
+Of `jax.jit(run)` in seconds, here of W1 and W2 after `fuse_small_loops`; a process each, medians. The start of Python
+is not in it, nor its end. Without a cache:
 
 {PARTS_HEAD}
 {chr(10).join(row for row, _, _ in apart)}
@@ -201,7 +204,8 @@ With a cache that is filled, where in place of compiling the program is read bac
 {PARTS_HEAD.replace("compiling", "reading back")}
 {chr(10).join(row for _, row, _ in apart)}
 
-What XLA takes, where these pieces are compiled as programs of their own:
+Seconds that XLA takes where these pieces are compiled as programs of their own, which together is more than as parts of
+one:
 
 {chr(10).join(line for _, _, line in apart)}
 """

@@ -192,22 +192,23 @@ def page(tables: dict[str, str], load: float) -> str:
 # Cost against size
 
 How do time and memory grow with the network, the batch and the number of members of a sweep? A network of residual
-dense blocks, as many as `depth` says, is trained with Adam on random numbers by `jit(run)`, or by `sweep`, and beside
-it by a `jit` of a scan written by hand, `vmap` of it for members. Unless the table says otherwise the width is
-{standard.width}, the depth {standard.depth}, the batch {standard.batch}; for members they are {small.width},
+dense blocks, as many as `depth` says, is trained with Adam on random numbers by `jit(run)`, and beside it by a `jit` of
+a scan written by hand. Several members are a `sweep`, beside a `vmap` of the scan. Unless the table says otherwise the
+width is {standard.width}, the depth {standard.depth}, the batch {standard.batch}; for members they are {small.width},
 {small.depth} and {small.batch}, for devices {large.width}, {large.depth} and {large.batch}. The devices are parts of
-one CPU, over which the rows of the data are spread while each has all params: the table says what it costs to have
-more of them, not what it brings.
+one CPU, over which the rows of the data are spread while each has all params: the table says what it costs to have more
+of them, not what it brings.
 
 ```sh
 python benchmarks/sizes.py
 ```
 
 wrote this page on {datetime.date.today()}: {machine()}; load of the machine before it began {load:.1f}. Each
-measurement is a fresh process. A step is the least of the runs of about a second, of all members together, divided by
-the {standard.steps} steps of a run, {small.steps} for members: a `sweep` is driven from the host, and what that costs
-once is a part of them. By hand, {WRITTEN_OUT} blocks are written one after the other, and more are a loop. The first
-call has tracing, compilation and one run; the peak is of the whole process.
+measurement is a fresh process. Runs of {standard.steps} steps, {small.steps} for members, are repeated for about a
+second; the fastest, divided by its steps, is a step, of all members together. A call of `sweep` traces a step anew and
+checks the data, which takes the same time for many steps as for few, and is a part of these. By hand, {WRITTEN_OUT}
+blocks are written one after the other, and more are a loop. The first call has tracing, compilation and one run; the
+peak is of the whole process.
 
 {parts}
 """

@@ -20,7 +20,8 @@ from funcnn import small_products
 
 PAGE = ROOT / "docs" / "tiny_loop_times.md"
 PLAIN, FUSED = "plain", "fused"
-SIDES = (PLAIN, FUSED)
+HAND, HAND_FUSED = "by hand", "by hand, fused"  # with the flag of XLA, and with products as they are
+SIDES = (PLAIN, FUSED, HAND, HAND_FUSED)
 STEPS = 500
 SECONDS, LEAST = 0.5, 3  # for how long a run is repeated, and how often at least
 
@@ -49,19 +50,25 @@ CASES = (
 )
 
 
-def microseconds(case: Case) -> float:
+def microseconds(case: Case, by_hand: bool) -> float:
     """Of one step, in a whole run by Adam."""
     import jax
     import optax
     from by_funcnn import mlp
+    from by_hand import ByHand, binary, dense, dense_init, trained
 
     from funcnn import losses, training
 
     random = np.random.default_rng(0)
     x = random.standard_normal((case.rows, case.features[0]), np.float32)
-    data = jax.device_put((x, (x[:, :1] > 0).astype(np.float32)))
-    trainer = training.supervised(mlp(*case.features[1:]), losses.sigmoid_cross_entropy, optax.adam(1e-2))
-    run = jax.jit(lambda key: training.run(trainer, data, key=key, epochs=STEPS, batch_size=None).state)
+    x, y = data = jax.device_put((x, (x[:, :1] > 0).astype(np.float32)))
+    optimizer = optax.adam(1e-2)
+    if by_hand:
+        net = ByHand(dense_init(*case.features), dense, binary, optimizer)
+        run = jax.jit(lambda key: trained(net, net.init(key), key, x, y, STEPS, None))
+    else:
+        trainer = training.supervised(mlp(*case.features[1:]), losses.sigmoid_cross_entropy, optimizer)
+        run = jax.jit(lambda key: training.run(trainer, data, key=key, epochs=STEPS, batch_size=None).state)
     key = jax.random.key(0)
     return 1e6 * median_seconds(lambda: jax.block_until_ready(run(key)), SECONDS, LEAST) / STEPS
 
@@ -70,10 +77,10 @@ def one(side: str) -> list[float]:
     """Each case, on one side: as it is, or as one kernel, however large its products are."""
     from funcnn import training
 
-    if side == FUSED:
+    if side in (FUSED, HAND_FUSED):
         training.fuse_small_loops()
         small_products.MOST = sys.maxsize
-    return [microseconds(case) for case in CASES]
+    return [microseconds(case, side in (HAND, HAND_FUSED)) for case in CASES]
 
 
 def measured(rounds: int) -> dict[str, list[float]]:
@@ -83,10 +90,11 @@ def measured(rounds: int) -> dict[str, list[float]]:
 def rows(found: dict[str, list[float]]) -> list[str]:
     """A row for each case; whether a program that began with ``fuse_small_loops()`` takes the one kernel."""
     shown: list[str] = []
-    for case, plain, fused in zip(CASES, found[PLAIN], found[FUSED], strict=True):
+    for case, plain, fused, *hand in zip(CASES, *(found[side] for side in SIDES), strict=True):
         taken = "yes" if case.largest <= small_products.MOST else "no"
         name = f"{'-'.join(map(str, case.features))} on {case.rows} rows"
-        shown.append(f"| {name} | {case.largest:,} | {plain:.1f} | {fused:.1f} | {fused / plain:.2f} | {taken} |")
+        ours = f"{plain:.1f} | {fused:.1f} | {fused / plain:.2f} | {taken}"
+        shown.append(f"| {name} | {case.largest:,} | {ours} | {' | '.join(f'{each:.1f}' for each in hand)} |")
     return shown
 
 
@@ -95,9 +103,10 @@ def page(found: dict[str, list[float]], rounds: int, load: float) -> str:
 # Times of tiny loops
 
 After `training.fuse_small_loops()` the training loop of a tiny network is one kernel on a CPU, in which no library is
-called: its matrix products are written out as multiplications and sums. A library is faster at large ones. From which
-size on? Whole runs of {STEPS} steps of Adam, all rows at once, float32, microseconds a step; the largest product in
-multiplications.
+called: its matrix products are written out as multiplications and sums. For large products a library of matrix
+products is faster. From which size on? Whole runs of {STEPS} steps of Adam, all rows at once, float32, microseconds a
+step; the largest product in multiplications. Beside it the same as a scan written by hand, as it is and with the
+setting of XLA that `fuse_small_loops` makes, but with products that are calls of the library.
 
 ```sh
 {called("tiny_loops", rounds)}
@@ -106,12 +115,12 @@ multiplications.
 wrote this page on {datetime.date.today()}: {machine()}; load of the machine before it began {load:.1f}; medians of
 {rounds} rounds, each side in a process of its own.
 
-| network | largest product | as it is, µs | one kernel, µs | ratio | taken |
-|---|---|---|---|---|---|
+| network | largest product | as it is, µs | one kernel, µs | ratio | done | by hand, µs | with the setting, µs |
+|---|---|---|---|---|---|---|---|
 {chr(10).join(rows(found))}
 
-Products of up to {small_products.MOST:,} multiplications are written out, and a loop whose products all are becomes one
-kernel.
+"Done" is what `fuse_small_loops()` does: products of up to {small_products.MOST:,} multiplications are written out, and
+a loop whose products all are becomes one kernel.
 """
 
 

@@ -66,12 +66,14 @@ def _is_call(equation: Any) -> bool:
     """Whether an operation is a function of ``jit`` that says nothing of devices, layouts or compiler options."""
     if equation.primitive.name not in _CALLS:
         return False
+    if not equation.params["ctx_mesh"].empty:
+        return False
     plain = _plain_call()
     settings = {name: value for name, value in equation.params.items() if name not in _OF_ITS_OWN}
     return all(set(_all(value)) <= set(_all(plain[name])) for name, value in settings.items())
 
 
-_OF_ITS_OWN = ("jaxpr", "name", "donated_invars", "keep_unused", "inline")
+_OF_ITS_OWN = ("jaxpr", "name", "donated_invars", "keep_unused", "inline", "ctx_mesh")
 
 
 def _all(value: Any) -> tuple[Any, ...]:

@@ -114,6 +114,8 @@ def _outputs(size: int, extent: int, stride: int) -> int:
 # ever has is that of compiling, which chunks make larger.
 _WHOLE_BYTES = 32 * 2**20
 _CHUNK_BYTES = 8 * 2**20
+# Up to so many positions of a kernel are a slice each; more would take long to compile: 30 s for 1024, 33 s for 31x31.
+_FEW_TAPS = 32
 
 
 def conv(
@@ -160,19 +162,42 @@ def _products(x: Any, kernel: Any, strides: Sequence[int], dilation: Sequence[in
     *window, _, features = kernel.shape
     if tuple(window) == tuple(strides) and set(dilation) == {1}:
         patches = x if math.prod(window) == 1 else _side_by_side(x, window)
-    else:
+    elif math.prod(window) <= _FEW_TAPS:
         patches = jnp.concatenate(_taps(x, range(1, x.ndim - 1), window, strides, dilation), -1)
+    else:
+        patches = x
+        for axis in range(x.ndim - 2, 0, -1):
+            patches = _along(patches, axis, window[axis - 1], strides[axis - 1], dilation[axis - 1])
     return matmul(patches, kernel.reshape(-1, features))
+
+
+def _along(x: Any, axis: int, count: int, stride: int, hole: int) -> Any:
+    """The patches along one axis, as features: runs of neighbours at every place, and then such runs behind each other.
+
+    Each is a slice, so that there are about twice the root of ``count`` of them. The runs are no longer than that takes
+    as much memory as the patches.
+    """
+    run = min(math.isqrt(count), max(1, count // stride))
+    runs = x if run == 1 else jnp.concatenate(_taps(x, [axis], [run], [1], [hole]), -1)
+    whole = count // run
+    outputs = _outputs(x.shape[axis], (count - 1) * hole + 1, stride)
+
+    def under(a: Any, first: int) -> Any:
+        return lax.slice_in_dim(a, first * hole, first * hole + (outputs - 1) * stride + 1, stride, axis)
+
+    rest = [under(x, i) for i in range(whole * run, count)]
+    return jnp.concatenate([*(under(runs, i * run) for i in range(whole)), *rest], -1)
 
 
 def _side_by_side(x: Any, window: Sequence[int]) -> Any:
     """The patches of windows that follow one another: the input in another order, whatever their size."""
     outputs = [size // count for size, count in zip(x.shape[1:-1], window, strict=True)]
-    whole = [slice(number * count) for number, count in zip(outputs, window, strict=True)]
-    divided = itertools.chain(*zip(outputs, window, strict=True))
-    blocks = x[:, *whole].reshape(x.shape[0], *divided, x.shape[-1])
+    x = x[:, *(slice(number * count) for number, count in zip(outputs, window, strict=True))]
+    for axis in range(len(window), 0, -1):  # one after the other, for what lies on several devices
+        x = x.reshape(*x.shape[:axis], outputs[axis - 1], window[axis - 1], *x.shape[axis + 1 :])
     order = (*range(1, 2 * len(window), 2), *range(2, 2 * len(window) + 1, 2))
-    return blocks.transpose(0, *order, blocks.ndim - 1).reshape(x.shape[0], *outputs, -1)
+    x = x.transpose(0, *order, x.ndim - 1)
+    return x.reshape(*x.shape[: len(window) + 1], math.prod(window) * x.shape[-1])
 
 
 def _grouped(x: Any, kernel: Any, strides: Sequence[int], dilation: Sequence[int]) -> Any:

@@ -40,8 +40,8 @@ def wanted(x: Any, w: Any) -> bool:
     sizes = *x.shape, w.shape[1]
     if FLAG not in os.environ.get("XLA_FLAGS", "") or not all(isinstance(size, int) for size in sizes):
         return False
-    if _is_spread(x) or _is_spread(w):
-        return False
+    if x.shape[1] != w.shape[0] or _is_spread(x) or _is_spread(w):
+        return False  # the first is for jnp.matmul to refuse
     return x.dtype == w.dtype and x.dtype in (jnp.float32, jnp.float64) and 0 < math.prod(sizes) <= MOST
 
 

@@ -697,3 +697,23 @@ def test_a_transformer_hands_its_implementation_on():
         model = models.transformer(7, 8, heads=2, blocks=1, length=5, kind=kind, implementation="cudnn")
         with pytest.raises(ValueError, match="expected an NVIDIA GPU"):
             model.apply(*model.init(KEY, tokens), tokens)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_a_batch_on_an_explicit_mesh_is_what_it_is_on_one_device(groups):
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,), devices=jax.devices()[:1])
+    layer, x = layers.attention(4, key_value_heads=groups), drawn(2, 6, 8)
+    params, state = layer.init(KEY, x)
+    expected = layer.apply(params, state, x)[0]
+    with jax.set_mesh(mesh):
+        spread = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d")))
+        np.testing.assert_allclose(layer.apply(params, state, spread)[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_a_context_of_another_dtype_is_refused(ours, theirs):
+    x = {"x": jnp.ones((2, 3, 8), ours), "context": jnp.ones((2, 5, 8), theirs)}
+    layer = layers.attention(2, cross=True)
+    message = f"attention: expected x and the context of one dtype, got {ours} and {theirs}; cast one of them"
+    with pytest.raises(TypeError, match=message):
+        layer.init(KEY, x)

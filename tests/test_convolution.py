@@ -10,7 +10,7 @@ from compiling import numbers_for, quickly_compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from funcnn import layers
+from funcnn import layers, primitives
 
 
 @st.composite
@@ -441,3 +441,67 @@ def test_a_number_is_no_image():
         ValueError, match=r"conv: expected \(batch, \*spatial, features\) with 2 spatial axes, got shape"
     ):
         layer.apply(params, state, jnp.float32(3))
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(8,), (8, 6), (4, 4, 4)])
+def test_no_examples_give_no_outputs(window, groups, shape):
+    layer = layers.conv(4, (window,) * len(shape), strides=2, groups=groups)
+    params, state = layer.init(jax.random.key(0), jnp.ones((2, *shape, 4)))
+    expected = layer.apply(params, state, jnp.ones((2, *shape, 4)))[0].shape
+
+    def total(params, x):
+        y, _ = layer.apply(params, state, x)
+        return y.sum(), y
+
+    gradient, y = jax.grad(total, has_aux=True)(params, jnp.ones((0, *shape, 4)))
+    assert y.shape == (0, *expected[1:])
+    assert not gradient["kernel"].any()
+
+
+@pytest.mark.parametrize("window", [2, 3])
+def test_a_batch_on_an_explicit_mesh_is_what_it_is_on_one_device(window):
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,), devices=jax.devices()[:1])
+    layer, x = layers.conv(4, window, strides=2), jax.random.normal(jax.random.key(1), (2, 8, 6, 3))
+    params, state = layer.init(jax.random.key(0), x)
+    expected = layer.apply(params, state, x)[0]
+    with jax.set_mesh(mesh):
+        spread = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d")))
+        np.testing.assert_allclose(layer.apply(params, state, spread)[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("window", "strides", "dilation", "groups", "slices"),
+    [
+        ((40,), (1,), (1,), 1, 6 + 6 + 4),  # runs of six, and what is left
+        ((100,), (9,), (2,), 2, 10 + 10),
+        ((67,), (40,), (1,), 1, 67),  # runs of one
+        ((7, 7), (2, 2), (1, 1), 1, 2 * (2 + 3 + 1)),
+        ((12, 5), (1, 3), (3, 2), 2, (3 + 4) + 5),
+        ((3, 5, 4), (2, 1, 3), (1, 2, 1), 1, 3 + (2 + 2 + 1) + 4),
+    ],
+)
+def test_a_large_kernel_is_what_jax_computes_in_few_slices(window, strides, dilation, groups, slices):
+    """Positions are taken by runs of them, of which there are few, so that they are compiled soon."""
+    rng = np.random.default_rng(0)
+    sizes = [(count - 1) * hole + 1 + stride for count, stride, hole in zip(window, strides, dilation, strict=True)]
+    x = rng.normal(size=(2, *sizes, 2 * groups)).astype(np.float32)
+    kernel = rng.normal(size=(*window, 2, 3 * groups)).astype(np.float32)
+    padding = ((1, 2), *((0, 1),) * (len(window) - 1))
+    layout = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}[len(window)]
+    options = {"padding": padding, "rhs_dilation": dilation, "dimension_numbers": layout}
+
+    def ours(x, kernel):
+        return primitives.conv(x, kernel, strides=strides, padding=padding, dilation=dilation, groups=groups)
+
+    def theirs(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, strides, feature_group_count=groups, **options)
+
+    expected, back = jax.vjp(theirs, x, kernel)
+    found, ours_back = jax.vjp(ours, x, kernel)
+    dy = rng.normal(size=expected.shape).astype(np.float32)
+    for a, b in zip((found, *ours_back(dy)), (expected, *back(dy)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+    counted = str(jax.make_jaxpr(ours)(x, kernel)).count(" slice[")
+    assert counted == slices

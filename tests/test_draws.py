@@ -247,3 +247,16 @@ def test_on_other_platforms_nothing_is_drawn_together(monkeypatch):
     monkeypatch.setattr("funcnn.primitives.platform", lambda: "gpu")
     line = training.supervised(layers.dense(1), losses.squared_error, optax.sgd(0.1))
     training.run(line, (jnp.ones((4, 2)), jnp.ones((4, 1))), key=KEY, epochs=1)
+
+
+def test_what_was_drawn_under_a_mesh_changes_nothing_later():
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
+
+    def f(key):
+        return [jax.random.normal(k, (4,)) for k in jax.random.split(key, 20)]
+
+    draws._plain_call.cache_clear()
+    with jax.set_mesh(mesh):
+        same(f, KEY)
+    assert loops(draws.together(f), KEY) < loops(f, KEY)
+    assert draws._is_call(jax.make_jaxpr(jax.jit(lambda a: a + 1))(0.0).eqns[0])

@@ -120,6 +120,19 @@ def test_one_key_gives_one_tree_and_another_key_another(row: LayerRow) -> None:
     assert differs == row.draws
 
 
+@over(LAYERS, every_day=True)
+def test_params_and_state_that_would_be_broadcast_are_refused(row: LayerRow) -> None:
+    x = row.input()
+    layer, *trees = made(row, x)
+    leaves, structure = jax.tree.flatten(trees)
+    for i, leaf in enumerate(leaves):
+        if leaf.size > 1:
+            one = leaf[tuple(slice(1) for _ in leaf.shape)]
+            params, state = jax.tree.unflatten(structure, [*leaves[:i], one, *leaves[i + 1 :]])
+            with pytest.raises((ValueError, TypeError), match="expected"):
+                layer.apply(params, state, x)
+
+
 @over(LAYERS)
 def test_init_reads_shapes_and_dtypes_only(row: LayerRow) -> None:
     layer, x = row.layer(), row.input()

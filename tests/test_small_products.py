@@ -245,3 +245,9 @@ def test_a_run_is_one_kernel_and_the_same_to_rounding():
     np.testing.assert_allclose(fused[:3], fused[3:], rtol=1e-3)  # and to rounding where the loop is one kernel
     np.testing.assert_allclose(fused, plain, rtol=1e-3)
     assert plain[2] < 0.5 * plain[0]
+
+
+@pytest.mark.parametrize("columns", [2, 7])
+def test_matrices_that_do_not_meet_are_refused_as_ever(columns):
+    with pytest.raises(TypeError, match="contracting dimension"):
+        primitives.matmul(np.ones((4, 3)), np.ones((columns, 5)))

@@ -38,6 +38,9 @@ def run(trainer=TRAINER, **options):
     return training.run(trainer, TRAIN, key=KEY, **{**OPTIONS, **options})
 
 
+NOTHING = np.finfo(np.float32).max  # the best value before there is one
+
+
 def fit(trainer=TRAINER, **options):
     return training.fit(trainer, TRAIN, key=KEY, progress=False, **{**OPTIONS, **options})
 
@@ -72,9 +75,9 @@ def decided(values, **monitor):
         ([5, 6, 7, 8], {"patience": None}, (-1, 0, 5)),
         ([5, 4.9, 4.8, 1], {"min_delta": 0.5}, (3, 2, 4.8)),  # too little for patience, and still the best
         ([5, 4.8, 4.4, 1], {"min_delta": 0.5}, (-1, 3, 1)),  # together they are enough
-        ([np.nan, np.nan], {}, (2, -1, np.inf)),  # NaN is never better
+        ([np.nan, np.nan], {}, (2, -1, NOTHING)),  # NaN is never better
         ([np.nan, 5, np.nan, 4], {}, (-1, 3, 4)),
-        ([np.inf, np.inf, 3], {}, (2, -1, np.inf)),
+        ([np.inf, np.inf, 3], {}, (2, -1, NOTHING)),  # nor is infinity
     ],
 )
 def test_the_rule(values, monitor, expected):
@@ -253,3 +256,15 @@ def test_a_metric_of_many_numbers_is_not_watched():
         ValueError, match=r"expected one number under 'table', got one of shape \(3, 3\); watch a metric"
     ):
         fit(line, monitor="table", mode="max")
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_watch_begins_with_nothing_that_looks_as_if_it_had_gone_bad(mode):
+    x = jnp.ones((8, 1))
+    trainer = training.supervised(layers.dense(1), losses.squared_error, optax.sgd(0.1))
+    options = {"epochs": 9, "monitor": "loss", "mode": mode, "patience": 2, "progress": False}
+    expected = training.fit(trainer, (x, x), key=KEY, **options)
+    with jax.debug_infs(True):
+        found = training.fit(trainer, (x, x), key=KEY, **options)
+    assert found.epochs_run == expected.epochs_run
+    np.testing.assert_array_equal(found.history["loss"], expected.history["loss"])

@@ -353,7 +353,10 @@ class Device(NamedTuple):
 
 def test_the_memory_is_that_of_the_device_where_the_data_lie(monkeypatch):
     assert groups._free(Device({"bytes_limit": 1000, "bytes_in_use": 200})) == 720
-    assert groups._free(Device(None)) == groups._free(Device({})) > 2**20
+    assert min(groups._free(Device(None)), groups._free(Device({}))) > 2**20
+    texts = {"meminfo": "MemFree: 1 kB\nMemAvailable:    8 kB\n"}
+    monkeypatch.setattr(groups, "_text", lambda path: texts.get(path.name, ""))
+    assert groups._free(Device(None)) == groups._free(Device({})) == 6144
     monkeypatch.setattr(groups, "_left", lambda mine, root: iter([4000, 2000]))
     assert groups._free(Device(None)) == 1500
     asked = []
@@ -735,3 +738,44 @@ def test_a_second_sweep_traces_nothing():
     sweep(counted, [0.5, 0.6, 0.7], how="vmap")
     of_three = len(traced) - first - 4
     assert of_three > 0  # another number of members is another program
+
+
+class Unhashable:
+    """Equal to others, so that Python gives it no hash."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __eq__(self, other):
+        return isinstance(other, Unhashable)
+
+    def __call__(self, rate):
+        return training.supervised(self.model, losses.softmax_cross_entropy, optax.sgd(rate))
+
+
+def test_what_makes_trainers_need_not_have_a_hash(compilations):
+    options = {"key": KEY, "epochs": 1, "batch_size": 9, "progress": False}
+    maker, rates = Unhashable(layers.dense(3)), np.float32([0.1, 0.2])
+    first = training.sweep(maker, rates, TRAIN, **options)
+    before = len(compilations)
+    training.sweep(maker, rates, TRAIN, **options)
+    assert len(compilations) == before
+    wide = layers.serial(layers.dense(4), layers.dense(3))
+    assert not np.array_equal(
+        training.sweep(Unhashable(wide), rates, TRAIN, **options).history["loss"], first.history["loss"]
+    )
+
+
+def test_rows_in_half_precision_that_a_member_did_not_reach_are_no_numbers():
+    def maker(rate):
+        trainer = training.supervised(layers.dense(3), losses.softmax_cross_entropy, optax.sgd(rate))
+        narrow = lambda info: {name: value.astype(jnp.bfloat16) for name, value in trainer.report(info).items()}  # noqa: E731
+        return trainer._replace(report=narrow)
+
+    options = {"key": KEY, "epochs": 9, "batch_size": None, "monitor": "loss", "patience": 1, "progress": False}
+    found = training.sweep(maker, np.float32([1e-9, 0.1]), TRAIN, **options)
+    assert found.history["loss"].dtype == jnp.bfloat16
+    for row, epochs in zip(found.history["loss"].astype(np.float32), found.history["epochs_run"], strict=True):
+        assert np.isnan(row[epochs:]).all()
+        assert np.isfinite(row[:epochs]).all()
+    assert found.history["epochs_run"][0] < 9

@@ -111,7 +111,8 @@ def attention(
         bias_init: likewise.
 
     Raises:
-        TypeError: the input is not floating, or not of half precision for cuDNN, or a mask not boolean.
+        TypeError: the input is not floating, or not of half precision for cuDNN, its context is of another dtype, or a
+            mask not boolean.
         ValueError: heads that do not divide, cuDNN where there is no GPU, axes or masks of another shape than they
             should have, params or state of other sizes.
 
@@ -278,15 +279,17 @@ def _written_out(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
     keys, groups = k.shape[1:3]
     shared = heads // groups
     q = q.reshape(batch, time, groups, shared, width).transpose(0, 2, 3, 1, 4)
-    q = q.reshape(batch, groups, shared * time, width)
+    q = q.reshape(batch, groups, shared * time, width)  # one axis at a time, for what lies on several devices
     k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
     scores = q @ k.swapaxes(2, 3) * width**-0.5
     if mask is not None:
         if shared > 1:
-            mask = jnp.broadcast_to(mask, (batch, heads, time, keys)).reshape(scores.shape)
+            mask = jnp.broadcast_to(mask, (batch, heads, time, keys))
+            mask = mask.reshape(batch, groups, shared, time, keys).reshape(scores.shape)
         scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
     exponentials = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     y = exponentials @ v / exponentials.sum(axis=-1, keepdims=True)
+    y = y.reshape(batch, groups, shared, time, v.shape[-1])
     return y.reshape(batch, heads, time, v.shape[-1]).swapaxes(1, 2)
 
 
@@ -344,6 +347,9 @@ def _sequences(x: Any, cross: bool) -> tuple[Any, Any]:
             fix = "reshape the input; of one example add a batch axis: x[None]"
             checks.fail("attention", f"{name} as (batch, time, features)", f"shape {shown(each)}", fix)
         checks.expect_floating("attention", each, "embed the tokens first")
+    if a.dtype != context.dtype:
+        got, fix = f"{a.dtype} and {context.dtype}", "cast one of them: context.astype(x.dtype)"
+        checks.fail("attention", "x and the context of one dtype", got, fix, TypeError)
     if a.shape[0] != context.shape[0]:
         got = f"{a.shape[0]} and {context.shape[0]}"
         checks.fail(

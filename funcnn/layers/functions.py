@@ -84,6 +84,7 @@ def parameter(shape: int | Sequence[int], init: Callable[..., Any]) -> Layer:
 
     Raises:
         TypeError: ``init`` is not an initializer, or ``shape`` is not made of whole numbers.
+        ValueError: params of another shape.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -109,6 +110,7 @@ def parameter(shape: int | Sequence[int], init: Callable[..., Any]) -> Layer:
     def apply(params: Tree, state: Tree, x: Any, *, key: Any = None, training: bool = False) -> tuple[Any, Tree]:
         del key, training
         expect_entries("parameter", "params", params, ("value",))
+        checks.expect_shape("parameter", "value", params["value"], sizes)
         value, dtypes = params["value"], _floating_dtypes(spec(features("parameter", x)))
         return with_features(x, value.astype(jnp.result_type(*dtypes)) if dtypes else value), state
 

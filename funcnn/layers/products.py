@@ -233,6 +233,9 @@ def bilinear(
             got = f"{a.shape[-1]} and {b.shape[-1]}"
             fix = "pass inputs of the shapes that init was given, or init again"
             checks.fail("bilinear", f"{kernel.shape[1]} and {kernel.shape[2]} input features", got, fix)
+        checks.expect_shape("bilinear", "kernel", kernel, (features, *kernel.shape[1:]))
+        if bias:
+            checks.expect_shape("bilinear", "bias", params["bias"], (features,))
         n, m = kernel.shape[1:]
         # One product over the first, then one by element over the second: a batch of matrices is never written out.
         left = primitives.matmul(a, jnp.moveaxis(kernel, 0, 1).reshape(n, features * m))

@@ -144,7 +144,10 @@ def _free(device: Any) -> int:
     if stats and "bytes_limit" in stats:
         return int(0.9 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
     free = 2**62  # a machine that does not say
-    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+    available = re.search(r"^MemAvailable: +(\d+) kB$", _text(Path("/proc/meminfo")), re.MULTILINE)
+    if available:  # files that were read make room
+        free = int(available[1]) * 1024
+    elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return int(0.75 * min([free, *_left(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]))
 

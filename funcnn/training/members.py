@@ -77,7 +77,7 @@ def up_to(columns: Tree, reached: Any) -> Tree:
     """Columns ``(members, rows, ...)`` with NaN in the rows that a member did not reach, where they can hold it."""
 
     def cut(values: Any) -> Any:
-        if not np.issubdtype(values.dtype, np.inexact):
+        if not jnp.issubdtype(values.dtype, jnp.inexact):  # NumPy does not know bfloat16 for one
             return values
         seen = np.arange(values.shape[1])[None] < np.reshape(reached, (-1, 1))
         return np.where(seen.reshape(*seen.shape, *(1,) * (values.ndim - 2)), values, values.dtype.type(np.nan))

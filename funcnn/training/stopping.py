@@ -81,7 +81,8 @@ def expect_monitored(monitor: Monitor, rows: dict[str, Any], axes: tuple[int, ..
 
 def begin(monitor: Monitor, state: TrainState, axes: tuple[int, ...] = ()) -> Watch:
     """The watch before the first epoch; ``axes`` are those of several members."""
-    worst = jnp.full(axes, math.inf if monitor.mode == "min" else -math.inf, jnp.float32)
+    largest = jnp.finfo(jnp.float32).max  # not infinity, which jax_debug_infs would take for what went bad
+    worst = jnp.full(axes, largest if monitor.mode == "min" else -largest, jnp.float32)
     none = jnp.full(axes, -1, jnp.int32)
     return Watch(
         worst, worst, none, none if monitor.patience is not None else None, state if monitor.keep_best else None
