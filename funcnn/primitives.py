@@ -114,7 +114,7 @@ def _outputs(size: int, extent: int, stride: int) -> int:
 # ever has is that of compiling, which chunks make larger.
 _WHOLE_BYTES = 32 * 2**20
 _CHUNK_BYTES = 8 * 2**20
-# Up to so many positions of a kernel are a slice each; more would take long to compile: 30 s for 1024, 33 s for 31x31.
+# Up to so many positions of a kernel are a slice each; more of them would take long to compile.
 _FEW_TAPS = 32
 
 
