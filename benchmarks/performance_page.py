@@ -372,7 +372,8 @@ memory is that of the process up to the end of its first run, of later runs that
 
 `layers.repeat` of residual dense blocks of width 64: the gradient is traced and compiled for {times}.
 
-{DIFFERENCES}"""
+{DIFFERENCES}
+{MORE}"""
 
 
 MACHINES = (
@@ -486,4 +487,20 @@ batches of one size, with a smaller last one. What differs:
 - scikit-learn draws biases at random; its W1 has tanh in both hidden layers and minimises cross entropy. It has no
   convolutions, no transformers and no rate for each run. Its optimizer begins anew with each measured run.
 - W7 by funcnn is one call of `training.sweep(how="auto")`, which is driven from the host, as `fit` is.
+"""
+
+MORE = """\
+## More times
+
+- [scan_times.md](scan_times.md): beside plain JAX, in one process and in turns.
+- [start_times.md](start_times.md): the first seconds, part by part, without a cache of programs and with one;
+  [deep_start_times.md](deep_start_times.md): the weights of deep models.
+- [tiny_loop_times.md](tiny_loop_times.md): a whole loop as one kernel, by the size of the network.
+- [sweep_times.md](sweep_times.md): many runs, side by side and one after the other.
+- [size_times.md](size_times.md): against width, depth, batch, members and devices.
+- [convolution_times.md](convolution_times.md) and [product_times.md](product_times.md): the operations of W5 and W6,
+  one by one.
+- [stream_times.md](stream_times.md) and [checkpoint_times.md](checkpoint_times.md): data that are read, and states that
+  are written.
+- On a GPU or TPU [accelerators.py](../benchmarks/accelerators.py) writes a page of its own. It has not run on one yet.
 """
