@@ -136,12 +136,20 @@ def first(name: str, side: str, folder: str, started: float) -> dict[str, float]
 
 
 IMPORTS = """
-import json, time
+import gc, json, time
+collected, begun = 0.0, 0.0
+def watch(phase, info):
+    global collected, begun
+    if phase == "start":
+        begun = time.perf_counter()
+    else:
+        collected += time.perf_counter() - begun
 a = time.perf_counter()
 import jax, optax
 b = time.perf_counter()
+gc.callbacks.append(watch)
 import funcnn
-print(json.dumps({"jax, optax": b - a, "funcnn": time.perf_counter() - b}))
+print(json.dumps({"jax, optax": b - a, "funcnn": time.perf_counter() - b, "collections": collected}))
 """
 
 
@@ -177,7 +185,7 @@ def firsts(name: str, rounds: int) -> tuple[Seconds, Seconds]:
 
 
 def imports(repeats: int) -> dict[str, float]:
-    """Milliseconds to import jax and optax, and then funcnn: medians of fresh processes."""
+    """Milliseconds to import jax and optax, then funcnn, and in that to collect garbage: medians of processes."""
     taken = [in_process("-c", IMPORTS) for _ in range(repeats + 1)][1:]
     return {name: statistics.median(seconds[name] for seconds in taken) * 1e3 for name in taken[0]}
 
@@ -236,7 +244,8 @@ def first_row(name: str, work: Workload, calls: Seconds, processes: Seconds) -> 
 def import_line(taken: dict[str, float]) -> str:
     return (
         f"`import jax, optax` takes {taken['jax, optax']:.0f} ms, and `import funcnn` after it "
-        f"{marked(taken['funcnn'], IMPORT_BAR, 0)} ms (bar: {IMPORT_BAR} ms): medians of fresh processes."
+        f"{marked(taken['funcnn'], IMPORT_BAR, 0)} ms (bar: {IMPORT_BAR} ms), of which Python looks for garbage for "
+        f"{taken['collections']:.0f} ms, among all that is there by then: medians of fresh processes."
     )
 
 

@@ -206,9 +206,9 @@ def test_the_page_shows_ratios_and_marks_what_is_above_its_bar(benchmark):
     assert row == "| W1 | 2,000.0 | 2,000.0 | 4,000.0 | 1.00 (1.00) | 1.03 | 2.00 (2.00) | 3 |"
     slow = {**times, script.RUN: [3.0, 3.0, 3.0]}
     assert "| **1.50** (1.50) | 1.15 |" in script.first_row("W1", work, slow, slow)
-    line = script.import_line({"jax, optax": 400.0, "funcnn": 51.0})
+    line = script.import_line({"jax, optax": 400.0, "funcnn": 51.0, "collections": 20.0})
     page = script.page([row], ["| first |"], line, 0.5)
-    assert all(part in page for part in (row, "| first |", "**51** ms", *script.NAMES))
+    assert all(part in page for part in (row, "| first |", "**51** ms", "for 20 ms", *script.NAMES))
     for head in (script.STEADY_HEAD, script.FIRST_HEAD):
         assert len({text.count("|") for text in head.splitlines()}) == 1
 

@@ -75,6 +75,15 @@ def test_a_second_fit_compiles_nothing(line, whole, compilations):
     assert not compilations
 
 
+def test_data_that_were_put_on_a_device_are_no_reason_to_compile_twice(compilations):
+    """What is carried is there from the first chunk on, and not only behind it."""
+    data = jax.device_put((X, Y), jax.devices()[0])
+    assert all(a.committed for a in data)
+    result = training.fit(trainer(), data, **OPTIONS, every=1, progress=False)
+    assert all(leaf.committed for leaf in jax.tree.leaves(result.state))
+    assert len(compilations) == 2  # its beginning and its steps
+
+
 def test_validation_is_compiled_once_and_not_in_each_epoch(compilations):
     line, data = trainer(metrics={"mae": metrics.mean_absolute_error}), {"validation": (X[:7], Y[:7])}
     counts = []

@@ -340,6 +340,12 @@ import test_law
 from funcnn import losses, training
 
 assert len(jax.devices()) == 8
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, _, **more: (
+        compiled.append(more.get("fun_name", "")) if event.endswith("backend_compile_duration") else None
+    )
+)
 mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
 sharding = NamedSharding(mesh, PartitionSpec("batch"))
 for model, shape in (test_law.mlp(), (5,)), (test_law.convolutional(), (7, 7, 2)):
@@ -355,7 +361,9 @@ for model, shape in (test_law.mlp(), (5,)), (test_law.convolutional(), (7, 7, 2)
     if shape == (5,):
         program = jax.jit(lambda d=spread: training.run(trainer, d, **options).state.params).lower().compile()
         assert "f32[2,3]" in program.as_text() and "f32[10,3]" not in program.as_text()  # each computes its part alone
-        result = training.fit(trainer, spread, progress=False, **options)
+        compiled.clear()
+        result = training.fit(trainer, spread, every=1, progress=False, **options)
+        assert sorted(name for name in compiled if "stage" not in name) == ["jit(_advance)", "jit(_start)"], compiled
     else:
         result = jax.jit(lambda d: training.run(trainer, d, **options))(spread)
     test_law.assert_close(result, single, 1e-3)

@@ -722,6 +722,16 @@ def test_a_sweep_compiles_its_two_programs_and_its_keys():
     assert programs == own | {"multiply"}  # by which optax.sgd makes a rate that is an array negative
 
 
+@pytest.mark.parametrize("how", ["vmap", pytest.param("map", marks=pytest.mark.slow)])
+def test_data_that_were_put_on_a_device_are_no_reason_to_compile_a_sweep_twice(how):
+    jax.clear_caches()
+    data = jax.device_put(TRAIN, jax.devices()[0])
+    compiled.clear()
+    training.sweep(plain, [0.1, 0.2], data, key=KEY, epochs=3, every=1, how=how, progress=False)
+    programs = [name for name in compiled if "_start" in name or "_advance" in name]
+    assert sorted(programs) == ["jit(_advance)", "jit(_start)"]
+
+
 @pytest.mark.slow
 def test_a_second_sweep_traces_nothing():
     traced = []

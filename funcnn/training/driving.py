@@ -28,7 +28,9 @@ from funcnn.training.trainers import Trainer, TrainState
 # ---- the compiled programs: one for each trainer, plan and shapes ----------------------------------------------------
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+# The data are of no use to it but to say where they lie: what is carried lies there too from the beginning, or the
+# first chunk would be compiled for one place, and the second for another.
+@functools.partial(jax.jit, static_argnums=(0, 1), keep_unused=True)
 def _start(trainer: Trainer, plan: Plan, arrays: Tree, held_out: Tree, key: Any, state: TrainState | None) -> Carry:
     return Program(trainer, plan, arrays, held_out).start(key, state)
 
@@ -106,13 +108,13 @@ class Driver(NamedTuple):
         """A chunk, with what ``_advance`` says of it; this waits for it."""
         given = span.plan, span.arrays, self.held_out, carry, np.int32(first), np.int32(stop)
         advance_all = functools.partial(_advance, self.trainer) if self.members is None else self.members.advance
-        carry, good, report, row = advance_all(*given)
-        if not all(checks.is_concrete(leaf) for leaf in jax.tree.leaves((good, carry.history))):
+        after, good, report, row = advance_all(*given)
+        if not all(checks.is_concrete(leaf) for leaf in jax.tree.leaves((good, after.history))):
             # A tracer in the key, the data, or whatever the trainer was made from; under grad, good alone is a value.
             fix = "use training.run inside jit, vmap or grad: it is the same run as a pure function"
             checks.fail(self.name, "values, for it is driven from the host", "a tracer", fix, TypeError)
-        jax.block_until_ready(carry.state.step)  # the memory of a piece is about to be used again
-        return carry, bool(good), report, row
+        jax.block_until_ready(after.state.step)  # the memory of a piece is about to be used again
+        return jax.tree.map(_in_place_of, after, carry), bool(good), report, row
 
     def spans(self, begin: Chunk) -> Iterator[Span]:
         """The rest of the run in parts whose data are at hand together."""
@@ -274,6 +276,11 @@ def _expect_counted(found: int, taken: int) -> None:
     if found != taken:
         fix = "return TrainState(..., step=step + 1), for the keys of a run are numbered by it"
         checks.fail("fit", f"a state with step {taken} after {taken} of trainer.step", f"step {found}", fix)
+
+
+def _in_place_of(after: jax.Array, before: jax.Array) -> jax.Array:
+    """What XLA left on other devices, or in other parts, is put back, or the next chunk would be another program."""
+    return after if after.sharding == before.sharding else jax.device_put(after, before.sharding)
 
 
 def _number(value: Any) -> Any:

@@ -113,7 +113,7 @@ def _side_by_side(
     return Program(mapped(make_trainer, values, plan.draws), plan, arrays, held_out, count)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), keep_unused=True)  # for where the data lie, as in driving.py
 def _start(
     make_trainer: MakeTrainer,
     how: str,
