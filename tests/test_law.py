@@ -374,6 +374,22 @@ except ValueError as error:
     assert "batch 0 of the stream: expected arrays of NumPy or of one device, got arrays that lie on 8" in str(error)
 else:
     raise AssertionError("a stream over several devices is not refused")
+first, second = (jax.device_put(data, device) for device in jax.devices()[:2])
+begun = jax.device_put(trainer.init(test_law.KEY, data), jax.devices()[2])
+for given, message in (
+    ({"validation": second}, "got data on cpu:0 and validation on cpu:1; put it in one place with jax.device_put"),
+    ({"state": begun}, "got data on cpu:0 and state on cpu:2; put"),
+    ({"validation": spread, "state": begun}, "got data on cpu:0 and validation on 8 devices and state on cpu:2; put"),
+    ({"key": jax.device_put(test_law.KEY, jax.devices()[3])}, "got data on cpu:0 and key on cpu:3; put"),
+):
+    try:
+        compiled.clear()
+        training.fit(trainer, first, **{"key": test_law.KEY, "epochs": 1, "progress": False, **given})
+    except ValueError as error:
+        assert str(error).startswith("fit: expected all that is given on the same devices, " + message), error
+        assert not compiled
+    else:
+        raise AssertionError(f"{list(given)}: arrays on several devices are not refused")
 explicit = NamedSharding(jax.make_mesh((8,), ("batch",)), PartitionSpec("batch"))
 try:
     training.fit(trainer, jax.device_put(data, explicit), key=test_law.KEY, epochs=1, batch_size=8, progress=False)

@@ -68,12 +68,28 @@ def prepared(
         batch = arrays if reader is None else jax.tree.map(lambda a: np.asarray(a[0]), arrays.batches)
         expect_values(where, trainer, batch, held_out, state)
         _expect_rows(where, trainer, reader, batch)
+        _expect_one_place(where, {"data": arrays, "validation": held_out, "state": state, "key": key})
         arrays, held_out = jax.device_put((arrays, held_out))
     except BaseException:
         if reader is not None:
             reader.close()
         raise
     return Driver(trainer, plan, arrays, held_out, reader=reader)
+
+
+def _expect_one_place(where: str, given: dict[str, Any]) -> None:
+    """Raise where something was put on one device, and something else on another."""
+    places: dict[frozenset[Any], str] = {}
+    for name, tree in given.items():
+        for leaf in jax.tree.leaves(tree):
+            if isinstance(leaf, jax.Array) and checks.is_concrete(leaf) and leaf.committed:
+                places.setdefault(frozenset(leaf.sharding.device_set), name)
+    if len(places) > 1:
+        got = " and ".join(
+            f"{name} on {f'{len(devices)} devices' if len(devices) > 1 else next(iter(devices))}"
+            for devices, name in places.items()
+        )
+        checks.fail(where, "all that is given on the same devices", got, "put it in one place with jax.device_put")
 
 
 def _expect_rows(where: str, trainer: Trainer, reader: Reader | None, batch: Any) -> None:
